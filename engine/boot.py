@@ -1,0 +1,139 @@
+"""Puts the engine together, from a configuration to something that computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.chat import ChatTemplate
+from engine.config import EngineConfig
+from engine.core import Core
+from engine.engine import Engine, Model
+from engine.errors import InvalidConfig, InvalidModel
+from engine.machine import usable_memory, usable_threads
+from engine.models import read_architecture
+from engine.models.architecture import Architecture
+from engine.pages import PagePool
+from engine.plan import Plan, make_plan
+from engine.scheduler import Scheduler
+from engine.source import find_model
+from engine.text import Tokenizer
+from engine.timeline import Timeline
+
+if TYPE_CHECKING:
+    import torch
+
+    from engine.layers import Decoder
+
+
+@dataclass(frozen=True, slots=True)
+class Booted:
+    """A core ready to compute, and what was found on the way."""
+
+    core: Core
+    model: Model
+    plan: Plan
+    timeline: Timeline
+
+
+def boot(config: EngineConfig, timeline: Timeline | None = None) -> Engine:
+    """An engine that is ready to `start`.
+
+    Raises:
+        PilotlightError: the model cannot be found, read or fitted, or a setting contradicts it.
+    """
+    booted = boot_core(config, timeline)
+    return Engine(booted.core, booted.model, booted.plan)
+
+
+def boot_core(config: EngineConfig, timeline: Timeline | None = None) -> Booted:
+    """The synchronous core of an engine; raises as `boot` does."""
+    timeline = timeline or Timeline()
+    with timeline.span("model files"):
+        model, shape = _read_model(config)
+    with timeline.span("import torch"):
+        import torch
+    with timeline.span("device"):
+        device, dtype, threads = _open_device(config)
+    with timeline.span("weights"):
+        decoder, weight_bytes = _load_weights(model.folder, shape, config, dtype, device)
+    with timeline.span("plan"):
+        plan = make_plan(
+            config, shape, device=device.type, dtype=str(dtype).removeprefix("torch."), value_bytes=dtype.itemsize,
+            threads=threads, weight_bytes=weight_bytes, free_memory=_free_memory(device),
+        )
+        core = _assemble(plan, shape, decoder, model.tokenizer, dtype, device)
+    del torch
+    return Booted(core, model, plan, timeline)
+
+
+def _read_model(config: EngineConfig) -> tuple[Model, Architecture]:
+    folder = find_model(config.model)
+    shape = read_architecture(folder)
+    tokenizer = Tokenizer.from_folder(folder)
+    if tokenizer.vocab_size > shape.vocab_size:
+        raise InvalidModel(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model {shape.vocab_size}"
+        )
+    template = ChatTemplate.from_folder(folder, tokenizer)
+    return Model(config.model, folder, tokenizer, template, shape.vocab_size), shape
+
+
+def _open_device(config: EngineConfig) -> tuple[torch.device, torch.dtype, int]:
+    import torch
+
+    available = torch.cuda.is_available()
+    if config.device == "cuda" and not available:
+        raise InvalidConfig("device cuda was asked for, but torch finds none (pilotlight doctor says more)")
+    device = torch.device("cuda" if config.device == "cuda" or (config.device == "auto" and available) else "cpu")
+    threads = config.threads or usable_threads()
+    torch.set_num_threads(threads)
+    if device.type == "cuda":
+        torch.cuda.init()
+    dtype = _fast_dtype(device) if config.dtype == "auto" else getattr(torch, config.dtype)
+    return device, dtype, threads
+
+
+def _fast_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the device multiplies it in hardware, else float32, which then is faster."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    return torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
+
+
+def _load_weights(
+    folder: Path, shape: Architecture, config: EngineConfig, dtype: torch.dtype, device: torch.device
+) -> tuple[Decoder, int]:
+    from engine.layers import Decoder
+    from engine.weights import Weights
+
+    with Weights(folder, dtype, device) as weights:
+        decoder = Decoder(shape, weights, config.max_model_len or shape.context)
+        weights.warn_of_unused(["rotary_emb.inv_freq", *(["lm_head.weight"] if shape.tied else [])])
+        return decoder, weights.bytes
+
+
+def _free_memory(device: torch.device) -> int:
+    import torch
+
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else usable_memory()
+
+
+def _assemble(
+    plan: Plan, shape: Architecture, decoder: Decoder, tokenizer: Tokenizer, dtype: torch.dtype, device: torch.device
+) -> Core:
+    from engine.layers import KVCache
+    from engine.rows import Rows
+    from engine.runner import Runner
+    from engine.sampler import Sampler
+
+    pool = PagePool(plan.pages, plan.prefix_caching)
+    scheduler = Scheduler(pool, plan.page_size, plan.token_budget, plan.max_running)
+    cache = KVCache(shape, plan.pages, plan.page_size, dtype, device)
+    rows = Rows(plan.max_running, plan.max_model_len, plan.page_size, device)
+    sampler = Sampler(shape.vocab_size, tokenizer.eos_token_ids, device)
+    return Core(scheduler, Runner(decoder, cache, rows, sampler, plan.page_size), tokenizer)

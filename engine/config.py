@@ -1,0 +1,61 @@
+"""What the user chose: frozen, validated once, never changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from engine.errors import InvalidConfig
+
+Device = Literal["auto", "cpu", "cuda"]
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise InvalidConfig(message)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """The engine's settings. What follows from them on a device is the `Plan`.
+
+    Attributes:
+        model: `demo`, a folder, or a hub id.
+        dtype: of weights, activations and KV cache; `auto` takes what the device computes fast.
+        max_model_len: context in tokens, prompt and output; None takes the model's own.
+        kv_memory: bytes for the KV cache; None takes what `memory_utilization` leaves.
+        memory_utilization: share of the memory this process may use that the engine may fill.
+        page_size: tokens a page, a power of two.
+        max_running: requests that compute at once.
+        token_budget: tokens computed in one step, prompt chunks and decodes together.
+        max_waiting: requests that may queue before new ones are refused.
+        threads: CPU threads for the arithmetic; None takes what affinity and the cgroup allow.
+    """
+
+    model: str = "demo"
+    device: Device = "auto"
+    dtype: DType = "auto"
+    max_model_len: int | None = None
+    kv_memory: int | None = None
+    memory_utilization: float = 0.9
+    page_size: int = 16
+    max_running: int = 256
+    token_budget: int = 2048
+    max_waiting: int = 1024
+    prefix_caching: bool = True
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        _require(bool(self.model), "model must not be empty")
+        _require(self.device in get_args(Device), f"device must be one of {', '.join(get_args(Device))}")
+        _require(self.dtype in get_args(DType), f"dtype must be one of {', '.join(get_args(DType))}")
+        _require(self.max_model_len is None or self.max_model_len >= 1, "max_model_len must be 1 or more")
+        _require(self.kv_memory is None or self.kv_memory > 0, "kv_memory must be above 0 bytes")
+        _require(0 < self.memory_utilization <= 1, "memory_utilization must be above 0 and at most 1")
+        power_of_two = self.page_size >= 1 and self.page_size & (self.page_size - 1) == 0
+        _require(power_of_two, "page_size must be a power of two")
+        _require(self.max_running >= 1, "max_running must be 1 or more")
+        _require(self.token_budget >= self.max_running, "token_budget must be at least max_running")
+        _require(self.max_waiting >= 1, "max_waiting must be 1 or more")
+        _require(self.threads is None or self.threads >= 1, "threads must be 1 or more")

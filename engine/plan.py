@@ -1,0 +1,114 @@
+"""What follows from the configuration on this device: how many pages, what context. Frozen, printed at boot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.config import EngineConfig
+from engine.errors import InsufficientMemory, InvalidConfig
+from engine.models.architecture import Architecture
+
+DEFAULT_CPU_KV_BYTES = 4 << 30
+"""A CPU's memory is shared with other programs, so without `kv_memory` the cache stops here (vLLM's choice too)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The engine's derived figures.
+
+    Attributes:
+        max_model_len: tokens of prompt and output that one request may have.
+        page_bytes: bytes of one page over all layers.
+        warnings: what the user asked for and did not get, one line each.
+    """
+
+    device: str
+    dtype: str
+    threads: int
+    weight_bytes: int
+    page_size: int
+    pages: int
+    page_bytes: int
+    max_model_len: int
+    max_running: int
+    token_budget: int
+    max_waiting: int
+    prefix_caching: bool
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens whose keys and values fit at once."""
+        return self.pages * self.page_size
+
+    def lines(self) -> list[str]:
+        """The plan for a person to read."""
+        return [
+            f"device     {self.device}, {self.dtype}, {self.threads} threads",
+            f"weights    {_megabytes(self.weight_bytes)}",
+            f"KV cache   {_megabytes(self.pages * self.page_bytes)}: {self.pages} pages of {self.page_size} tokens, "
+            f"{self.kv_tokens} tokens in all",
+            f"context    {self.max_model_len} tokens a request",
+            f"step       up to {self.token_budget} tokens of {self.max_running} requests; {self.max_waiting} may wait",
+            *(f"WARNING    {warning}" for warning in self.warnings),
+        ]
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB"
+
+
+def make_plan(
+    config: EngineConfig, shape: Architecture, *, device: str, dtype: str, value_bytes: int, threads: int,
+    weight_bytes: int, free_memory: int,
+) -> Plan:
+    """Divide the memory.
+
+    Args:
+        value_bytes: bytes of one number in the cache.
+        free_memory: bytes that are left once the weights are loaded.
+
+    Raises:
+        InsufficientMemory: not one page fits.
+        InvalidConfig: `max_model_len` is longer than the model was made for.
+    """
+    if config.max_model_len is not None and config.max_model_len > shape.context:
+        raise InvalidConfig(f"max_model_len {config.max_model_len} is more than the model's context of {shape.context}")
+    wanted = config.max_model_len or shape.context
+    page_bytes = shape.cache_values_per_token * value_bytes * config.page_size
+    longest = -(-wanted // config.page_size)
+    pages = min(_cache_bytes(config, shape, device, value_bytes, free_memory) // page_bytes, longest * config.max_running)
+    if pages < 1:
+        raise InsufficientMemory(
+            f"the KV cache needs {page_bytes} bytes for one page of {config.page_size} tokens; "
+            f"{max(0, free_memory)} bytes are free"
+        )
+    context = min(wanted, pages * config.page_size)
+    return Plan(
+        device, dtype, threads, weight_bytes, config.page_size, pages, page_bytes, context, config.max_running,
+        config.token_budget, config.max_waiting, config.prefix_caching, _clamp_warning(wanted, context),
+    )
+
+
+def _clamp_warning(wanted: int, context: int) -> tuple[str, ...]:
+    if context == wanted:
+        return ()
+    return (f"the context is cut from {wanted} to {context} tokens: the KV cache has no memory for more (--kv-memory)",)
+
+
+def _cache_bytes(config: EngineConfig, shape: Architecture, device: str, value_bytes: int, free_memory: int) -> int:
+    if config.kv_memory is not None:
+        return config.kv_memory
+    room = int(free_memory * config.memory_utilization) - activation_bytes(config, shape, value_bytes)
+    return min(room, DEFAULT_CPU_KV_BYTES) if device == "cpu" else room
+
+
+def activation_bytes(config: EngineConfig, shape: Architecture, value_bytes: int) -> int:
+    """Upper estimate of what one full step allocates beside weights and cache.
+
+    A token of the budget holds a few hidden states and both halves of the feed-forward gate at once; a sampled row
+    holds its logits in float32 a few times over (adjusted, sorted, noise).
+    """
+    token = 8 * shape.hidden_size + 3 * shape.intermediate_size + 4 * shape.heads * shape.head_dim
+    row = 4 * 4 * shape.vocab_size
+    return config.token_budget * token * value_bytes + config.max_running * row

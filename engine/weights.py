@@ -1,0 +1,103 @@
+"""A model folder's tensors, by name, onto the device."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from engine.errors import InvalidModel
+
+_log = logging.getLogger("pilotlight.weights")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The folder's safetensors files: those its index names, or else all there are.
+
+    Raises:
+        InvalidModel: there are none, or one that the index names is missing. Other formats are never read: they can
+            run code.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        return _indexed_files(index)
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise InvalidModel(f"{folder} holds no safetensors file; other weight formats are not read")
+    return files
+
+
+def _indexed_files(index: Path) -> list[Path]:
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise InvalidModel(f"{index} cannot be read: {type(error).__name__}: {error}") from None
+    files = [index.parent / name for name in names]
+    for file in files:
+        if not file.exists():
+            raise InvalidModel(f"{file} is missing; {index.name} names it")
+    return files
+
+
+class Weights:
+    """Tensors memory-mapped from safetensors files, converted and moved as they are taken.
+
+    A context manager. Each tensor is taken once; `unused` names those that nobody took.
+    """
+
+    def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device) -> None:
+        self._dtype = dtype
+        self._device = device
+        self._files = {path: _open(path) for path in weight_files(folder)}
+        self._path_of = {name: path for path, file in self._files.items() for name in file.keys()}  # noqa: SIM118
+        self._taken: set[str] = set()
+        self.bytes = sum(path.stat().st_size for path in self._files)
+
+    def __enter__(self) -> Weights:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._files.clear()
+
+    def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """The tensor of that name, of the device and dtype asked for.
+
+        Raises:
+            InvalidModel: it is missing, of another shape, or cannot be read.
+        """
+        if name not in self._path_of:
+            raise InvalidModel(f"the weights hold no tensor {name}; {len(self._path_of)} others are there")
+        path = self._path_of[name]
+        try:
+            tensor: Tensor = self._files[path].get_tensor(name)
+        except SafetensorError as error:
+            raise InvalidModel(f"{path}: {name} cannot be read: {error}") from None
+        if tuple(tensor.shape) != shape:
+            raise InvalidModel(f"{path}: {name} has the shape {tuple(tensor.shape)}; config.json asks for {shape}")
+        self._taken.add(name)
+        return tensor.to(self._device, self._dtype)
+
+    def fused(self, names: Iterable[str], shapes: Iterable[tuple[int, ...]]) -> Tensor:
+        """Tensors joined along their first dimension."""
+        parts = [self.take(name, shape) for name, shape in zip(names, shapes, strict=True)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def warn_of_unused(self, harmless: Iterable[str]) -> None:
+        """Log the tensors that nobody took, but for those whose names end in one of `harmless`."""
+        unused = sorted(name for name in self._path_of.keys() - self._taken if not name.endswith(tuple(harmless)))
+        if unused:
+            _log.warning("%d tensors of the weights are not used, %s first", len(unused), unused[0])
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise InvalidModel(f"{path} is not a whole safetensors file: {error}") from None
