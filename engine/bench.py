@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from engine.config import EngineConfig
@@ -101,7 +101,7 @@ class Bench:
 
     def __init__(self, config: EngineConfig, jobs: Sequence[Job]) -> None:
         started = time.monotonic()
-        self._llm = LLM(**asdict(config))
+        self._llm = LLM(**asdict(replace(config, skip_tokenizer_init=True)))
         self._load_seconds = time.monotonic() - started
         self._jobs = jobs
         self.plan: Plan = self._llm.booted.plan

@@ -10,7 +10,7 @@ from engine.chat import ChatTemplate
 from engine.config import EngineConfig
 from engine.core import Core
 from engine.engine import Engine, Model
-from engine.errors import InvalidConfig, InvalidModel
+from engine.errors import InvalidConfig
 from engine.machine import usable_memory, usable_threads
 from engine.models import read_architecture
 from engine.models.architecture import Architecture
@@ -71,11 +71,9 @@ def boot_core(config: EngineConfig, timeline: Timeline | None = None) -> Booted:
 def _read_model(config: EngineConfig) -> tuple[Model, Architecture]:
     folder = find_model(config.model)
     shape = read_architecture(folder)
+    if config.skip_tokenizer_init:
+        return Model(config.model, folder, Tokenizer.without_text(), None, shape.vocab_size), shape
     tokenizer = Tokenizer.from_folder(folder)
-    if tokenizer.vocab_size > shape.vocab_size:
-        raise InvalidModel(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model {shape.vocab_size}"
-        )
     template = ChatTemplate.from_folder(folder, tokenizer)
     return Model(config.model, folder, tokenizer, template, shape.vocab_size), shape
 

@@ -28,8 +28,9 @@ class EngineConfig:
         memory_utilization: share of the memory this process may use that the engine may fill.
         page_size: tokens a page, a power of two.
         max_running: requests that compute at once.
-        token_budget: tokens computed in one step, prompt chunks and decodes together.
+        token_budget: tokens computed in one step, prompt chunks and decodes together; None takes what suits the device.
         max_waiting: requests that may queue before new ones are refused.
+        skip_tokenizer_init: token ids in and out, no text; the folder then needs no tokenizer.
         threads: CPU threads for the arithmetic; None takes what affinity and the cgroup allow.
     """
 
@@ -41,9 +42,10 @@ class EngineConfig:
     memory_utilization: float = 0.9
     page_size: int = 16
     max_running: int = 256
-    token_budget: int = 2048
+    token_budget: int | None = None
     max_waiting: int = 1024
     prefix_caching: bool = True
+    skip_tokenizer_init: bool = False
     threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -56,6 +58,7 @@ class EngineConfig:
         power_of_two = self.page_size >= 1 and self.page_size & (self.page_size - 1) == 0
         _require(power_of_two, "page_size must be a power of two")
         _require(self.max_running >= 1, "max_running must be 1 or more")
-        _require(self.token_budget >= self.max_running, "token_budget must be at least max_running")
+        enough = self.token_budget is None or self.token_budget >= self.max_running
+        _require(enough, "token_budget must be at least max_running")
         _require(self.max_waiting >= 1, "max_waiting must be 1 or more")
         _require(self.threads is None or self.threads >= 1, "threads must be 1 or more")

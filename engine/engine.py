@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -201,7 +201,7 @@ class Engine:
             self._inbox.put(requests)
         return submission
 
-    async def stream(self, submission: Submission) -> AsyncIterator[Event]:
+    async def stream(self, submission: Submission) -> AsyncGenerator[Event, None]:
         """The submission's events, to the last choice's end. Leaving early aborts the request."""
         living = submission.choices
         try:

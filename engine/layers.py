@@ -45,9 +45,12 @@ class KVCache:
     Zeroed, so that a masked slot that was never written weighs nothing.
     """
 
-    def __init__(self, shape: Architecture, pages: int, page_size: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, shape: Architecture, pages: int, page_size: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
         size = (shape.layers, 2, pages, page_size, shape.kv_heads, shape.head_dim)
-        self._storage = _lazy_zeros(size, dtype) if device.type == "cpu" else torch.zeros(size, dtype=dtype, device=device)
+        on_cpu = device.type == "cpu"
+        self._storage = _lazy_zeros(size, dtype) if on_cpu else torch.zeros(size, dtype=dtype, device=device)
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         """Keys and values of one layer, each [pages, page_size, kv_heads, head_dim]."""
@@ -80,10 +83,9 @@ class _Attention:
         names = [f"{name}.{part}_proj" for part in "qkv"]
         self._qkv = _Linear(weights, names, [queries, keys, keys], shape.hidden_size, shape.qkv_bias)
         self._output = _Linear(weights, [f"{name}.o_proj"], [shape.hidden_size], queries, shape.output_bias)
-        self._query_norm, self._key_norm = (
-            (weights.take(f"{name}.{part}_norm.weight", (shape.head_dim,)) for part in "qk")
-            if shape.head_norm else (None, None)
-        )
+        self._head_norms: list[Tensor] = [
+            weights.take(f"{name}.{part}_norm.weight", (shape.head_dim,)) for part in ("qk" if shape.head_norm else "")
+        ]
 
     def __call__(
         self, x: Tensor, batch: Batch, cosine: Tensor, sine: Tensor, key_cache: Tensor, value_cache: Tensor
@@ -97,11 +99,13 @@ class _Attention:
         return self._output(attended.flatten(1))
 
     def _normalised(self, heads: Tensor) -> Tensor:
-        if self._query_norm is None or self._key_norm is None:
+        if not self._head_norms:
             return heads
-        query, key = heads.split((self._shape.heads, self._shape.kv_heads), dim=1)
-        epsilon = self._shape.epsilon
-        return torch.cat((rms_norm(query, self._query_norm, epsilon), rms_norm(key, self._key_norm, epsilon)), dim=1)
+        parts = heads.split((self._shape.heads, self._shape.kv_heads), dim=1)
+        normalised = [
+            rms_norm(part, weight, self._shape.epsilon) for part, weight in zip(parts, self._head_norms, strict=True)
+        ]
+        return torch.cat(normalised, dim=1)
 
 
 class _FeedForward:

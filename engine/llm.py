@@ -69,7 +69,7 @@ class LLM:
     def __init__(self, model: str = "demo", **settings: Any) -> None:
         unknown = settings.keys() - {setting.name for setting in fields(EngineConfig)}
         if unknown:
-            raise TypeError(f"LLM has no setting {sorted(unknown)[0]}")
+            raise TypeError(f"LLM has no setting {min(unknown)}")
         self.booted: Booted = boot_core(EngineConfig(model=model, **settings))
         self._order = itertools.count()
 
@@ -89,15 +89,13 @@ class LLM:
         Raises:
             InvalidRequest: a prompt or its parameters can never succeed; nothing was computed.
         """
-        several = [prompts] if isinstance(prompts, str) else list(prompts)
+        several: list[str | Sequence[int]] = [prompts] if isinstance(prompts, str) else list(prompts)
         each = [params or SamplingParams()] * len(several) if not isinstance(params, Sequence) else list(params)
         if len(each) != len(several):
             raise InvalidRequest(f"{len(several)} prompts but {len(each)} sampling parameters", "params")
         outputs = [self._output(prompt, sampling) for prompt, sampling in zip(several, each, strict=True)]
-        requests = [
-            request for output, sampling in zip(outputs, each, strict=True) for request in self._requests(output, sampling)
-        ]
-        for request in requests:
+        choices = [self._requests(output, sampling) for output, sampling in zip(outputs, each, strict=True)]
+        for request in itertools.chain.from_iterable(choices):
             self.booted.core.add(request)
         return self._drive({output.request_id: output for output in outputs}, on_event)
 

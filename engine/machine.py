@@ -7,22 +7,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
+_MEMORY_FILES = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
 
 
-def usable_threads(root: Path = _CGROUP) -> int:
+def usable_threads(root: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> int:
     """CPU cores this process may keep busy: the smaller of its affinity and its cgroup quota, at least 1."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quotas = [quota for folder in _own_cgroups(root) if (quota := _cpu_quota(folder)) is not None]
+    quotas = [quota for folder in _own_cgroups(root, membership) if (quota := _cpu_quota(folder)) is not None]
     return max(1, min([cores, *(int(quota) for quota in quotas)]))
 
 
-def usable_memory(root: Path = _CGROUP) -> int:
+def usable_memory(root: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> int:
     """Bytes this process may still allocate: what the host has available, within its cgroup's limit."""
-    rooms = [room for folder in _own_cgroups(root) if (room := _memory_room(folder)) is not None]
+    rooms = [room for folder in _own_cgroups(root, membership) if (room := _memory_room(folder)) is not None]
     return max(0, min([_host_available(), *rooms]))
 
 
-def _own_cgroups(root: Path, membership: Path = Path("/proc/self/cgroup")) -> Iterator[Path]:
+def _own_cgroups(root: Path, membership: Path) -> Iterator[Path]:
     """Folders whose limits apply to this process: its own cgroup and those above it, in version 1 or 2."""
     try:
         lines = membership.read_text().splitlines()
@@ -59,7 +61,7 @@ def _cpu_quota(folder: Path) -> float | None:
 
 def _memory_room(folder: Path) -> int | None:
     """Bytes left under the folder's limit; page cache does not count as used, since it gives way."""
-    for limit_name, usage_name in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+    for limit_name, usage_name in _MEMORY_FILES:
         limit, usage = _read_number(folder / limit_name), _read_number(folder / usage_name)
         if limit is not None and usage is not None:
             return limit - usage + _reclaimable(folder)

@@ -39,7 +39,7 @@ class PagePool:
     def __init__(self, total: int, caching: bool = True) -> None:
         assert total >= 1
         self.total = total
-        self._caching = caching
+        self.caching = caching
         self._holders = [0] * total
         self._hash: list[bytes | None] = [None] * total
         self._page_of: dict[bytes, int] = {}
@@ -113,7 +113,7 @@ class PagePool:
     def publish(self, page: int, content: bytes) -> None:
         """Make a full, computed page findable. The first page with some content stays the one that is found."""
         assert self._holders[page] > 0
-        if self._caching and self._hash[page] is None and content not in self._page_of:
+        if self.caching and self._hash[page] is None and content not in self._page_of:
             self._hash[page] = content
             self._page_of[content] = page
 

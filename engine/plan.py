@@ -12,6 +12,11 @@ DEFAULT_CPU_KV_BYTES = 4 << 30
 """A CPU's memory is shared with other programs, so without `kv_memory` the cache stops here (vLLM's choice too)."""
 
 
+_TOKEN_BUDGETS = {"cpu": 512, "cuda": 8192}
+"""A full step is how long a long prompt may hold up everybody's next token: large enough to keep the device's
+arithmetic busy, which a CPU's is from a few hundred tokens on, and no larger."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The engine's derived figures.
@@ -43,11 +48,11 @@ class Plan:
 
     def lines(self) -> list[str]:
         """The plan for a person to read."""
+        pages = f"{self.pages} pages of {self.page_size} tokens, {self.kv_tokens} tokens in all"
         return [
             f"device     {self.device}, {self.dtype}, {self.threads} threads",
             f"weights    {_megabytes(self.weight_bytes)}",
-            f"KV cache   {_megabytes(self.pages * self.page_bytes)}: {self.pages} pages of {self.page_size} tokens, "
-            f"{self.kv_tokens} tokens in all",
+            f"KV cache   {_megabytes(self.pages * self.page_bytes)}: {pages}",
             f"context    {self.max_model_len} tokens a request",
             f"step       up to {self.token_budget} tokens of {self.max_running} requests; {self.max_waiting} may wait",
             *(f"WARNING    {warning}" for warning in self.warnings),
@@ -75,18 +80,19 @@ def make_plan(
     if config.max_model_len is not None and config.max_model_len > shape.context:
         raise InvalidConfig(f"max_model_len {config.max_model_len} is more than the model's context of {shape.context}")
     wanted = config.max_model_len or shape.context
+    budget = config.token_budget or max(_TOKEN_BUDGETS[device], config.max_running)
     page_bytes = shape.cache_values_per_token * value_bytes * config.page_size
     longest = -(-wanted // config.page_size)
-    pages = min(_cache_bytes(config, shape, device, value_bytes, free_memory) // page_bytes, longest * config.max_running)
+    room = max(0, _cache_bytes(config, shape, device, value_bytes, free_memory, budget))
+    pages = min(room // page_bytes, longest * config.max_running)
     if pages < 1:
         raise InsufficientMemory(
-            f"the KV cache needs {page_bytes} bytes for one page of {config.page_size} tokens; "
-            f"{max(0, free_memory)} bytes are free"
+            f"the KV cache needs {page_bytes} bytes for one page of {config.page_size} tokens; it may take {room}"
         )
     context = min(wanted, pages * config.page_size)
     return Plan(
         device, dtype, threads, weight_bytes, config.page_size, pages, page_bytes, context, config.max_running,
-        config.token_budget, config.max_waiting, config.prefix_caching, _clamp_warning(wanted, context),
+        budget, config.max_waiting, config.prefix_caching, _clamp_warning(wanted, context),
     )
 
 
@@ -96,14 +102,17 @@ def _clamp_warning(wanted: int, context: int) -> tuple[str, ...]:
     return (f"the context is cut from {wanted} to {context} tokens: the KV cache has no memory for more (--kv-memory)",)
 
 
-def _cache_bytes(config: EngineConfig, shape: Architecture, device: str, value_bytes: int, free_memory: int) -> int:
+def _cache_bytes(
+    config: EngineConfig, shape: Architecture, device: str, value_bytes: int, free_memory: int, token_budget: int
+) -> int:
     if config.kv_memory is not None:
         return config.kv_memory
-    room = int(free_memory * config.memory_utilization) - activation_bytes(config, shape, value_bytes)
+    step = activation_bytes(shape, value_bytes, token_budget, config.max_running)
+    room = int(free_memory * config.memory_utilization) - step
     return min(room, DEFAULT_CPU_KV_BYTES) if device == "cpu" else room
 
 
-def activation_bytes(config: EngineConfig, shape: Architecture, value_bytes: int) -> int:
+def activation_bytes(shape: Architecture, value_bytes: int, token_budget: int, max_running: int) -> int:
     """Upper estimate of what one full step allocates beside weights and cache.
 
     A token of the budget holds a few hidden states and both halves of the feed-forward gate at once; a sampled row
@@ -111,4 +120,4 @@ def activation_bytes(config: EngineConfig, shape: Architecture, value_bytes: int
     """
     token = 8 * shape.hidden_size + 3 * shape.intermediate_size + 4 * shape.heads * shape.head_dim
     row = 4 * 4 * shape.vocab_size
-    return config.token_budget * token * value_bytes + config.max_running * row
+    return token_budget * token * value_bytes + max_running * row

@@ -253,7 +253,9 @@ class Request:
         """Whether the prompt is not yet computed."""
         return self.computed < self.prompt_length
 
-    def finish(self, reason: FinishReason, now: float, stop: str | int | None = None, error: str | None = None) -> Finish:
+    def finish(
+        self, reason: FinishReason, now: float, stop: str | int | None = None, error: str | None = None
+    ) -> Finish:
         """The terminal event's content as of `now` (monotonic seconds)."""
         timing = Timing(self.arrived, self.scheduled, self.first_token, now)
         return Finish(

@@ -70,7 +70,7 @@ class Sampler:
         params = request.params
         if params.logit_bias:
             ids = torch.tensor(list(params.logit_bias), device=self._device)
-            row.index_add_(0, ids, torch.tensor(list(params.logit_bias.values()), device=self._device))
+            row.index_add_(0, ids, self._column(list(params.logit_bias.values())))
         if request.output_length < params.min_tokens:
             row[[*self._eos, *params.stop_token_ids]] = float("-inf")
 

@@ -86,7 +86,7 @@ class Scheduler:
             before = request.computed // self.page_size
             request.computed += count
             full = request.computed // self.page_size
-            if full > before:
+            if full > before and self.pool.caching:
                 self._extend_hashes(request, full)
                 for index in range(before, full):
                     self.pool.publish(request.pages[index], request.page_hashes[index])
@@ -191,7 +191,7 @@ class Scheduler:
 
     def _matchable(self, request: Request) -> Iterator[bytes]:
         """Hashes of the pages a request may take from the cache, computed as far as they are asked for."""
-        if request.params.prompt_logprobs is not None:
+        if request.params.prompt_logprobs is not None or not self.pool.caching:
             return
         # At least one token must be computed, or there is nothing to sample from.
         for index in range((len(request.tokens) - 1) // self.page_size):

@@ -16,6 +16,7 @@ from typing import Any
 
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
+from tokenizers.models import BPE
 
 from engine.errors import InvalidModel, InvalidRequest
 
@@ -88,6 +89,11 @@ class Tokenizer:
         special_tokens = _read_special_tokens(folder)
         _mark_special(backend, special_tokens.values())
         return cls(backend, special_tokens, _read_eos_token_ids(folder, backend, special_tokens.get("eos_token")))
+
+    @classmethod
+    def without_text(cls) -> Tokenizer:
+        """For token ids alone: knows no text and no end of sequence."""
+        return cls(Backend(BPE()), {}, frozenset())
 
     @property
     def bos_token(self) -> str | None:

@@ -37,9 +37,9 @@ def weight_files(folder: Path) -> list[Path]:
 def _indexed_files(index: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        files = [index.parent / name for name in names]
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise InvalidModel(f"{index} cannot be read: {type(error).__name__}: {error}") from None
-    files = [index.parent / name for name in names]
     for file in files:
         if not file.exists():
             raise InvalidModel(f"{file} is missing; {index.name} names it")
@@ -63,7 +63,9 @@ class Weights:
     def __enter__(self) -> Weights:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._files.clear()
 
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:

@@ -4,7 +4,9 @@ import torch
 from torch import Tensor
 
 
-def rotary_tables(inverse_frequencies: Tensor, positions: int, scale: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def rotary_tables(
+    inverse_frequencies: Tensor, positions: int, scale: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     """Cosines and signed sines for every position.
 
     Args:

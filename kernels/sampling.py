@@ -57,12 +57,14 @@ def gumbel_noise(keys: Tensor, vocab_size: int) -> Tensor:
     ids = torch.arange(vocab_size, dtype=torch.int32, device=keys.device)
     bits = _mix32(_mix32(ids + keys[:, :1]) ^ keys[:, 1:])
     # A uniform number close to 0 keeps its precision in float32, so the largest noise is the finest resolved.
-    uniform = (_shift_right(bits, 1).float() + 0.5) * 2.0**-31
+    # One that rounds to 1 would make the noise infinite, and a token that alone was kept could then lose.
+    uniform = ((_shift_right(bits, 1).float() + 0.5) * 2.0**-31).clamp_(max=1 - 2.0**-24)
     return -(-torch.log1p(-uniform)).log()
 
 
 def penalise(
-    logits: Tensor, prompt_counts: Tensor, output_counts: Tensor, presence: Tensor, frequency: Tensor, repetition: Tensor
+    logits: Tensor, prompt_counts: Tensor, output_counts: Tensor, presence: Tensor, frequency: Tensor,
+    repetition: Tensor,
 ) -> Tensor:
     """Make tokens that were used less likely, or more with negative penalties.
 

@@ -46,7 +46,8 @@ def read_architecture(folder: Path) -> Architecture:
         InvalidModel: the architecture is unknown, or the configuration asks for something we do not compute.
     """
     config = read_config(folder)
-    names = config.get("architectures") or ["none named"]
+    names = config.get("architectures")
+    names = [str(name) for name in names] if isinstance(names, list) and names else ["none named"]
     family = next((FAMILIES[name] for name in names if name in FAMILIES), None)
     if family is None:
         raise InvalidModel(f"architecture {names[0]} is not known; known are {', '.join(FAMILIES)}")
@@ -57,3 +58,5 @@ def read_architecture(folder: Path) -> Architecture:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "config"
         raise InvalidModel(f"{folder / 'config.json'}: {field}: {first['msg']}") from None
+    except ValueError as error:
+        raise InvalidModel(f"{folder / 'config.json'}: {error}") from None

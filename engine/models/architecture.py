@@ -96,7 +96,7 @@ class DecoderConfig(BaseModel):
             ValueError: a rotary embedding we do not know.
         """
         head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
-        parameters = self.rope_parameters or {"rope_theta": self.rope_theta, **(self.rope_scaling or {})}
+        parameters = {"rope_theta": self.rope_theta, **(self.rope_parameters or self.rope_scaling or {})}
         return Architecture(
             self.hidden_size, self.intermediate_size, self.num_attention_heads, self.kv_heads, head_dim,
             self.vocab_size, self.rms_norm_eps, Rope.read(parameters, head_dim, self.max_position_embeddings),

@@ -24,17 +24,23 @@ class Rope:
         """From `rope_parameters` (or `rope_scaling` with `rope_theta` added) of a `config.json`.
 
         Raises:
-            ValueError: an unknown kind, naming it and those known, or a parameter that is missing.
+            ValueError: an unknown kind, naming it and those known, or a parameter that is missing or out of range.
         """
         kind = parameters.get("rope_type") or parameters.get("type") or "default"
-        if kind not in _KINDS:
+        if not isinstance(kind, str) or kind not in _KINDS:
             raise ValueError(f"rope type {kind} is not known; known are {', '.join(_KINDS)}")
-        theta = float(parameters.get("rope_theta", 10_000.0))
-        plain = [theta ** (-2 * i / head_dim) for i in range(head_dim // 2)]
+        if parameters.get("partial_rotary_factor", 1) != 1:
+            raise ValueError("rope with a partial_rotary_factor is not known")
         try:
+            theta = float(parameters.get("rope_theta", 10_000.0))
+            if theta <= 0:
+                raise ValueError("rope_theta must be above 0")
+            plain = [theta ** (-2 * i / head_dim) for i in range(head_dim // 2)]
             return _KINDS[kind](plain, {"head_dim": head_dim, "context": context, **parameters, "rope_theta": theta})
         except KeyError as missing:
             raise ValueError(f"rope type {kind} needs {missing.args[0]}") from None
+        except (TypeError, ValueError, ZeroDivisionError) as error:
+            raise ValueError(f"rope type {kind}: {error}") from None
 
 
 def _default(plain: list[float], parameters: dict[str, Any]) -> Rope:

@@ -7,13 +7,13 @@ import random
 from dataclasses import dataclass
 
 import pytest
-from image.demo_tasks import counting
 
 from engine.boot import boot
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.llm import LLM
 from engine.request import Event, FinishReason, SamplingParams
+from image.demo_tasks import counting
 
 REQUESTS = 200
 GREEDY = SamplingParams(temperature=0, max_tokens=80)
@@ -67,10 +67,10 @@ def alone(questions: list[Question]) -> dict[Question, str]:
 
 def small_engine(pages: int) -> Engine:
     """An engine whose pool holds only a few of the requests at once."""
-    page_bytes = LLM("demo", device="cpu", dtype="float32", page_size=8).booted.plan.page_bytes
+    page_bytes = LLM("demo", device="cpu", dtype="float32", page_size=4).booted.plan.page_bytes
     return boot(
         EngineConfig(
-            "demo", device="cpu", dtype="float32", page_size=8, kv_memory=pages * page_bytes, token_budget=256,
+            "demo", device="cpu", dtype="float32", page_size=4, kv_memory=pages * page_bytes, token_budget=256,
             max_running=64,
         )
     )
@@ -102,7 +102,7 @@ async def ask_all(engine: Engine, questions: list[Question]) -> list[tuple[str, 
 def test_two_hundred_at_once_in_a_small_pool_each_answer_as_if_alone(
     questions: list[Question], alone: dict[Question, str]
 ) -> None:
-    engine = small_engine(pages=150)
+    engine = small_engine(pages=90)
     engine.start()
     try:
         results = asyncio.run(ask_all(engine, questions))

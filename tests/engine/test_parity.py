@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.engine.families import FAMILIES, Family, make_folder, reference_model
 from transformers import PreTrainedModel
 
 from engine.llm import LLM, CompletionOutput
 from engine.request import SamplingParams
+from tests.engine.families import FAMILIES, Family, make_folder, reference_model
 
 TOKENS = 64
 TIE = 1e-4
@@ -30,8 +30,8 @@ def greedy(**more: object) -> SamplingParams:
 
 def continue_with(model: PreTrainedModel, prompt: Sequence[int]) -> list[int]:
     with torch.inference_mode():
-        out = model.generate(
-            torch.tensor([prompt]), max_new_tokens=TOKENS, do_sample=False, use_cache=True, eos_token_id=None, pad_token_id=0
+        out = model.generate(  # type: ignore[operator]  # transformers types its method as a tensor
+            torch.tensor([prompt]), max_new_tokens=TOKENS, do_sample=False, eos_token_id=None, pad_token_id=0
         )
     return out[0, len(prompt) :].tolist()
 
@@ -134,7 +134,8 @@ def test_preemption_changes_no_token(
     page_bytes = LLM(str(folder), device="cpu", dtype="float32", page_size=4).booted.plan.page_bytes
     pages = -(-(max(map(len, prompts)) + TOKENS) // 4) + 12
     llm = LLM(
-        str(folder), device="cpu", dtype="float32", page_size=4, kv_memory=pages * page_bytes, token_budget=64, max_running=8
+        str(folder), device="cpu", dtype="float32", page_size=4, kv_memory=pages * page_bytes, token_budget=64,
+        max_running=8,
     )
     answers = llm.generate(prompts, greedy())
     assert llm.booted.core.scheduler.preemptions > 0

@@ -1,0 +1,105 @@
+"""An engine on its way to serving: begun in threads first of all, watched by whoever waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import os
+import sys
+from concurrent.futures import Future
+from threading import Thread
+from typing import TYPE_CHECKING
+
+from engine.errors import EngineDead, PilotlightError
+from engine.timeline import Timeline
+
+if TYPE_CHECKING:
+    from engine.config import EngineConfig
+    from engine.engine import Engine
+
+
+class NotReady(PilotlightError):
+    """The engine is still booting."""
+
+
+class Boot:
+    """Boots an engine: torch's import begins at once, the rest when the configuration is known.
+
+    So the caller imports what reads settings and serves beside the import that takes longest.
+
+    Attributes:
+        timeline: where the seconds went, from the start of the process.
+        ready_s: when the engine could generate, in seconds from the start of the process; None before.
+        failure: resolved with one line when the engine has died of a device error.
+    """
+
+    def __init__(self) -> None:
+        self.timeline = Timeline()
+        self.ready_s: float | None = None
+        self.failure: Future[str] = Future()
+        self._engine: Future[Engine] = Future()
+        self._importing = Thread(target=importlib.import_module, args=("torch",), name="import torch", daemon=True)
+        self._importing.start()
+
+    def begin(self, config: EngineConfig) -> None:
+        """Boot this. Call it once, with pydantic imported: two threads must not import it at the same time."""
+        Thread(target=self._run, args=(config,), name="boot", daemon=True).start()
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, once it can generate.
+
+        Raises:
+            NotReady: it is still booting.
+            EngineDead: it has died, or never came up.
+        """
+        if not self._engine.done():
+            raise NotReady("the model is still loading")
+        if self.failure.done():
+            raise EngineDead(self.failure.result())
+        error = self._engine.exception()
+        if error is not None:
+            raise EngineDead(f"the engine did not start: {error}") from error
+        return self._engine.result()
+
+    async def wait(self) -> Engine:
+        """The engine, waiting until it can generate.
+
+        Raises:
+            PilotlightError: why it cannot be booted.
+        """
+        return await asyncio.shield(asyncio.wrap_future(self._engine))
+
+    async def died(self) -> str:
+        """One line on why the engine has died; waits until it has."""
+        return await asyncio.shield(asyncio.wrap_future(self.failure))
+
+    def join(self) -> Engine:
+        """`wait` for callers without an event loop."""
+        return self._engine.result()
+
+    def end(self, status: int) -> int:
+        """Stop the engine and give back the exit status.
+
+        While the boot is at work the process ends here: the interpreter could not end the threads cleanly.
+        """
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if self._importing.is_alive() or not self._engine.done():
+            os._exit(status)
+        with contextlib.suppress(PilotlightError):
+            self.engine.stop()
+        return status
+
+    def _run(self, config: EngineConfig) -> None:
+        try:
+            from engine.boot import boot
+
+            engine = boot(config, self.timeline)
+            engine.start(self.failure.set_result)
+        except BaseException as error:
+            self._engine.set_exception(error)
+        else:
+            self.ready_s = self.timeline.now()
+            self._engine.set_result(engine)

@@ -1,0 +1,45 @@
+"""What every way in shares: the boot, the settings, and the service once there is an engine to serve with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from handler.booting import Boot
+from handler.settings import Settings
+
+if TYPE_CHECKING:
+    from handler.openai.service import OpenAIService
+
+
+class Frontend:
+    """Hands out the service; one for the process."""
+
+    def __init__(self, boot: Boot, settings: Settings) -> None:
+        self.boot = boot
+        self.settings = settings
+        self._service: OpenAIService | None = None
+
+    @property
+    def service(self) -> OpenAIService:
+        """The service, once the engine can generate.
+
+        Raises:
+            NotReady: the engine is still booting.
+            EngineDead: the engine has died.
+        """
+        engine = self.boot.engine
+        if self._service is None:
+            # What it imports (chat templates, tokenizers) the boot has imported by now; before, it would be in its way.
+            from handler.openai.service import OpenAIService
+
+            self._service = OpenAIService(engine, self.settings)
+        return self._service
+
+    async def wait(self) -> OpenAIService:
+        """The service, waiting for the engine.
+
+        Raises:
+            PilotlightError: the engine cannot be booted, or has died.
+        """
+        await self.boot.wait()
+        return self.service

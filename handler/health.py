@@ -1,0 +1,87 @@
+"""How the process is: for platforms, people and Prometheus. Open to everybody: nothing of any request is in it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, Final
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from engine.errors import EngineDead
+from handler.access import frontend_of
+from handler.booting import NotReady
+from handler.frontend import Frontend
+
+_PLACES: Final = {
+    "openai": "v1", "runpod": "run", "health": "health", "ping": "ping", "metrics": "metrics", "docs": "docs",
+}
+
+
+def health_router() -> APIRouter:
+    """The routes /, /ping, /health and /metrics."""
+    router = APIRouter(tags=["health"])
+    router.get("/")(index)
+    router.get("/ping", response_model=None)(ping)
+    router.get("/health", response_model=None)(health)
+    router.get("/metrics", response_model=None)(metrics)
+    return router
+
+
+async def index() -> dict[str, str]:
+    """Where everything is."""
+    return {name: f"/{path}" for name, path in _PLACES.items()}
+
+
+async def ping(request: Request) -> Response:
+    """RunPod's health check of a load-balanced worker: 204 while it boots, 200 when it serves, 503 when it is dead."""
+    return Response(status_code=_ping_status(frontend_of(request)))
+
+
+async def health(request: Request) -> JSONResponse:
+    """The state of the process and its engine; 503 after a device error."""
+    frontend = frontend_of(request)
+    try:
+        return JSONResponse({"status": "ready", **_start(frontend), **_engine(frontend)})
+    except NotReady:
+        return JSONResponse({"status": "starting", **_start(frontend)})
+    except EngineDead as error:
+        return JSONResponse({"status": "dead", "error": str(error), **_start(frontend)}, 503)
+
+
+async def metrics(request: Request) -> Response:
+    """Prometheus' text format; empty until the engine serves."""
+    try:
+        content = frontend_of(request).service.metrics.exposition()
+    except (NotReady, EngineDead):
+        content = b""
+    return Response(content, media_type=CONTENT_TYPE_LATEST)
+
+
+def _ping_status(frontend: Frontend) -> int:
+    try:
+        return 200 if frontend.boot.engine else 503
+    except NotReady:
+        return 204
+    except EngineDead:
+        return 503
+
+
+def _start(frontend: Frontend) -> dict[str, Any]:
+    """How the start went, in seconds from the start of the process."""
+    boot = frontend.boot
+    spans = [asdict(span) for span in boot.timeline.spans]
+    return {"start": {"ready_s": boot.ready_s, "spans": spans}}
+
+
+def _engine(frontend: Frontend) -> dict[str, Any]:
+    service = frontend.service
+    plan = service.engine.plan
+    return {
+        "model": service.model_name,
+        "device": plan.device,
+        "dtype": plan.dtype,
+        "max_model_len": plan.max_model_len,
+        "engine": asdict(service.engine.statistics()),
+    }

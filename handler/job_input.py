@@ -1,0 +1,75 @@
+"""The three shapes of a RunPod job's input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from engine.errors import InvalidRequest
+from handler.openai.errors import from_validation
+from handler.openai.schema import ChatRequest, CompletionRequest
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class _Input(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class OpenAIInput(_Input):
+    """What RunPod hands over for a call below `/openai`: the path and the body."""
+
+    openai_route: str
+    openai_input: dict[str, Any] | None = None
+
+
+class TextInput(_Input):
+    """A prompt or messages, with vLLM's sampling parameters, as RunPod's vLLM worker takes them."""
+
+    prompt: str | None = None
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
+    sampling_params: dict[str, Any] = Field(default_factory=dict)
+    stream: bool = False
+
+    def request(self) -> CompletionRequest | ChatRequest:
+        """The same as a request to OpenAI's API.
+
+        Raises:
+            InvalidRequest: not exactly one of prompt and messages.
+            ApiError: a sampling parameter is wrong.
+        """
+        if (self.prompt is None) == (self.messages is None):
+            raise InvalidRequest("a job's input needs either prompt or messages (or openai_route, or warmup)", "input")
+        if self.messages is None:
+            return parse(CompletionRequest, {**self.sampling_params, "prompt": self.prompt})
+        return parse(ChatRequest, {**self.sampling_params, "messages": self.messages})
+
+
+class WarmupInput(_Input):
+    """Asks for nothing but a worker that is ready."""
+
+    warmup: Literal[True]
+
+
+JobInput = OpenAIInput | TextInput | WarmupInput
+
+
+def parse_input(given: object) -> JobInput:
+    """A job's input, told apart by the fields it has; raises `ApiError` naming what is wrong."""
+    if not isinstance(given, Mapping):
+        raise InvalidRequest("a job's input must be an object", "input")
+    if "openai_route" in given:
+        return parse(OpenAIInput, given)
+    if "warmup" in given:
+        return parse(WarmupInput, given)
+    return parse(TextInput, given)
+
+
+def parse(kind: type[M], given: object) -> M:
+    """`given` as a model of this kind; raises `ApiError` naming what is wrong."""
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        raise from_validation(error.errors(include_url=False)) from None

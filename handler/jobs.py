@@ -1,0 +1,140 @@
+"""RunPod jobs: an input in, outputs as they come. The SDK's worker, its local modes and our own routes all run this."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import PilotlightError
+from handler.batching import batched
+from handler.frontend import Frontend
+from handler.job_input import OpenAIInput, TextInput, WarmupInput, parse, parse_input
+from handler.openai.errors import ApiError, from_engine, internal, not_found
+from handler.openai.schema import ChatRequest, CompletionRequest
+
+if TYPE_CHECKING:
+    from handler.openai.answering import Answer
+    from handler.openai.responses import Chunk
+    from handler.openai.service import OpenAIService
+
+_log = logging.getLogger("pilotlight.jobs")
+
+
+class Jobs:
+    """Runs jobs, as many at once as are given to it."""
+
+    def __init__(self, frontend: Frontend) -> None:
+        self._frontend = frontend
+        self._window_s = frontend.settings.job_batch_ms / 1000
+
+    async def handle(self, job: Mapping[str, Any]) -> AsyncGenerator[Any]:
+        """The job's outputs; `{"error": text}` is the last one when it fails.
+
+        The error is text that holds JSON, because the SDK passes on `str(error)`. Closing the generator, or cancelling
+        the task that reads it, aborts what the engine does for it.
+        """
+        async with aclosing(self.run(job.get("input"))) as outputs:
+            async for output in outputs:
+                yield output
+
+    async def run(self, given: object, api_key: str | None = None) -> AsyncGenerator[Any]:
+        """See `handle`; `api_key` is whose cached prefixes may be used."""
+        try:
+            async with aclosing(self._outputs(given, api_key)) as outputs:
+                async for output in outputs:
+                    yield output
+        except ApiError as error:
+            yield {"error": error.text()}
+        except PilotlightError as error:
+            yield {"error": from_engine(error).text()}
+        except Exception:
+            _log.exception("a job failed")
+            yield {"error": internal().text()}
+
+    def _outputs(self, given: object, api_key: str | None) -> AsyncGenerator[Any]:
+        match parse_input(given):
+            case WarmupInput():
+                return self._warm_up()
+            case OpenAIInput(openai_route=route, openai_input=body):
+                return self._openai(route, body or {}, api_key)
+            case TextInput() as text:
+                return self._text(text, api_key)
+
+    async def _warm_up(self) -> AsyncGenerator[dict[str, Any]]:
+        service = await self._frontend.wait()
+        yield {"warmup": True, "model": service.model_name, "ready_s": self._frontend.boot.ready_s}
+
+    async def _openai(self, route: str, body: dict[str, Any], api_key: str | None) -> AsyncGenerator[Any]:
+        """SSE text when the body says `stream`, else one object."""
+        service = await self._frontend.wait()
+        if route.startswith("/v1/models"):
+            name = route.removeprefix("/v1/models").removeprefix("/")
+            yield service.model(name) if name else service.models()
+            return
+        request = _openai_request(route, body)
+        answer = await _begin(service, request, api_key)
+        try:
+            if not request.stream:
+                yield await answer.whole()
+                return
+            async with aclosing(batched(answer.sse(), self._window_s)) as batches:
+                async for events in batches:
+                    yield "".join(events)
+        finally:
+            answer.close()
+
+    async def _text(self, given: TextInput, api_key: str | None) -> AsyncGenerator[dict[str, Any]]:
+        request = given.request()
+        answer = await _begin(await self._frontend.wait(), request, api_key)
+        try:
+            if not given.stream:
+                yield _legacy_output([chunk async for chunk in answer.chunks()])
+                return
+            async with aclosing(batched(answer.chunks(), self._window_s)) as batches:
+                async for chunks in batches:
+                    yield _legacy_output(chunks)
+        finally:
+            answer.close()
+
+
+def _openai_request(route: str, body: dict[str, Any]) -> CompletionRequest | ChatRequest:
+    match route:
+        case "/v1/completions":
+            return parse(CompletionRequest, body)
+        case "/v1/chat/completions":
+            return parse(ChatRequest, body)
+    raise not_found(f"there is no openai_route {route!r}", "openai_route", "unknown_url")
+
+
+async def _begin(
+    service: OpenAIService, request: CompletionRequest | ChatRequest, api_key: str | None
+) -> Answer:
+    if isinstance(request, ChatRequest):
+        return await service.chat(request, api_key)
+    return await service.complete(request, api_key)
+
+
+def _legacy_output(chunks: Sequence[Chunk]) -> dict[str, Any]:
+    """Chunks in the shape of RunPod's vLLM worker: `{"choices": [{"tokens": [text]}], "usage": {"input", "output"}}`.
+
+    The choices are in order, from the first to the last that has text here; the usage is in the last output.
+    """
+    texts: dict[int, str] = {}
+    output: dict[str, Any] = {}
+    for chunk in chunks:
+        for index, text in _texts(chunk):
+            texts[index] = texts.get(index, "") + text
+        if usage := chunk.get("usage"):
+            output["usage"] = {"input": usage["prompt_tokens"], "output": usage["completion_tokens"]}
+    count = max(texts, default=-1) + 1
+    return {"choices": [{"tokens": [texts[index]] if index in texts else []} for index in range(count)], **output}
+
+
+def _texts(chunk: Chunk) -> Iterator[tuple[int, str]]:
+    """(choice, new text) of every choice in the chunk."""
+    if chunk["object"] == "text_completion":
+        yield from ((choice["index"], choice["text"]) for choice in chunk["choices"])
+    else:
+        yield from ((choice["index"], choice["delta"].get("content", "")) for choice in chunk["choices"])

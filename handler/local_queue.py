@@ -1,0 +1,162 @@
+"""RunPod's queue on this machine: jobs run in this process, their results are kept for a while."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+from engine.errors import QueueFull
+from handler.frontend import Frontend
+from handler.jobs import Jobs
+from handler.openai.errors import not_found
+
+KEPT_S: Final = 1800.0
+"""How long a result is kept: RunPod's figure for `/run`."""
+KEPT_JOBS: Final = 10_000
+"""Of more results than this the oldest are forgotten early."""
+
+
+class Status(StrEnum):
+    """RunPod's states of a job."""
+
+    IN_QUEUE = "IN_QUEUE"
+    IN_PROGRESS = "IN_PROGRESS"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    TIMED_OUT = "TIMED_OUT"
+
+
+@dataclass(slots=True, eq=False)
+class LocalJob:
+    """A job and what became of it. Times are monotonic seconds.
+
+    Attributes:
+        streamed: outputs that `/stream` has handed out.
+    """
+
+    id: str
+    created: float = field(default_factory=time.monotonic)
+    started: float | None = None
+    ended: float | None = None
+    status: Status = Status.IN_QUEUE
+    outputs: list[Any] = field(default_factory=list)
+    error: str | None = None
+    streamed: int = 0
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def end(self, status: Status) -> None:
+        """Reach a final state; the first one stays."""
+        if self.ended is None:
+            self.status = status
+            self.ended = time.monotonic()
+            self.done.set()
+
+    def view(self) -> dict[str, Any]:
+        """As `/status` shows it; times in milliseconds."""
+        shown: dict[str, Any] = {"id": self.id, "status": self.status}
+        if self.started is not None:
+            shown["delayTime"] = round(1000 * (self.started - self.created))
+        if self.started is not None and self.ended is not None:
+            shown["executionTime"] = round(1000 * (self.ended - self.started))
+        if self.status is Status.COMPLETED:
+            shown["output"] = self.outputs
+        return shown | ({} if self.error is None else {"error": self.error})
+
+    def take_stream(self) -> dict[str, Any]:
+        """As `/stream` shows it: what has come since the last time."""
+        fresh = self.outputs[self.streamed :]
+        self.streamed += len(fresh)
+        return {"id": self.id, "status": self.status, "stream": [{"output": output} for output in fresh]}
+
+
+class LocalQueue:
+    """Runs at most `max_concurrency` jobs at once, the others wait in order."""
+
+    def __init__(self, frontend: Frontend) -> None:
+        self._runner = Jobs(frontend)
+        self._most_waiting = frontend.settings.max_waiting
+        self._slots = asyncio.Semaphore(frontend.settings.max_concurrency)
+        self._jobs: dict[str, LocalJob] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def submit(self, given: object, timeout: float | None = None, api_key: str | None = None) -> LocalJob:
+        """Queue a job with this input.
+
+        Args:
+            timeout: seconds it may run.
+
+        Raises:
+            QueueFull: too many wait already.
+        """
+        self._forget()
+        if self.count(Status.IN_QUEUE) >= self._most_waiting:
+            raise QueueFull(f"{self._most_waiting} jobs wait already")
+        job = LocalJob(str(uuid.uuid4()))
+        self._jobs[job.id] = job
+        task = asyncio.create_task(self._run(job, given, timeout, api_key))
+        self._tasks[job.id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(job.id, None))
+        return job
+
+    def get(self, job_id: str) -> LocalJob:
+        """The job with this id; raises `ApiError` 404 once it is forgotten."""
+        if job_id not in self._jobs:
+            raise not_found(f"there is no job {job_id}")
+        return self._jobs[job_id]
+
+    def cancel(self, job_id: str) -> LocalJob:
+        """End a job; one that has ended stays as it is."""
+        job = self.get(job_id)
+        if job_id in self._tasks:
+            self._tasks[job_id].cancel()
+        job.end(Status.CANCELLED)
+        return job
+
+    def count(self, *statuses: Status) -> int:
+        """How many of the known jobs are in one of these states."""
+        return sum(job.status in statuses for job in self._jobs.values())
+
+    async def finish(self, grace: float) -> None:
+        """Wait for the jobs under way, `grace` seconds at most, and cancel the rest."""
+        tasks = list(self._tasks.values())
+        if tasks:
+            await asyncio.wait(tasks, timeout=grace)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self, job: LocalJob, given: object, limit: float | None, api_key: str | None) -> None:
+        try:
+            async with self._slots:
+                job.status, job.started = Status.IN_PROGRESS, time.monotonic()
+                async with asyncio.timeout(limit):
+                    await self._collect(job, given, api_key)
+            job.end(Status.COMPLETED if job.error is None else Status.FAILED)
+        except TimeoutError:
+            job.end(Status.TIMED_OUT)
+        finally:
+            job.end(Status.CANCELLED)
+
+    async def _collect(self, job: LocalJob, given: object, api_key: str | None) -> None:
+        async with aclosing(self._runner.run(given, api_key)) as outputs:
+            async for output in outputs:
+                if isinstance(output, dict) and isinstance(output.get("error"), str):
+                    job.error = output["error"]
+                    return
+                job.outputs.append(output)
+
+    def _forget(self) -> None:
+        """Drop results that are too old, or too many; jobs come in order, so the oldest are first."""
+        now = time.monotonic()
+        ended = [job for job in self._jobs.values() if job.ended is not None]
+        for position, job in enumerate(ended):
+            assert job.ended is not None
+            if now - job.ended > KEPT_S or position < len(ended) - KEPT_JOBS:
+                del self._jobs[job.id]
+

@@ -1,0 +1,143 @@
+"""OpenAI's API without HTTP: a validated request in, an answer out."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from inspect import signature
+from typing import TYPE_CHECKING, Any, Final
+
+from engine.chat import ChatTemplate
+from engine.errors import InvalidRequest
+from engine.request import SamplingParams
+from engine.tools import supports_tools
+from handler.metrics import Metrics
+from handler.openai.answering import Answer
+from handler.openai.errors import not_found
+from handler.openai.generation import Generation
+from handler.openai.responses import ModelCard, ModelList
+from handler.openai.sampling import ModelDefaults, chat_params, check_fits, completion_params
+from handler.openai.schema import ChatRequest, CompletionRequest, GenerationRequest
+from handler.openai.writers import ChatWriter, CompletionWriter
+from handler.settings import Settings
+
+if TYPE_CHECKING:
+    from engine.engine import Engine
+
+_RENDER_PARAMETERS: Final = frozenset(signature(ChatTemplate.render).parameters)
+
+
+class OpenAIService:
+    """Answers requests with one engine.
+
+    Every method that generates raises `PilotlightError` or `ApiError` for what is wrong with the request; the answer
+    it returns is to be closed by the caller.
+    """
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self.engine = engine
+        self.model_name = settings.served_model_name or engine.model.name
+        self.metrics = Metrics(engine, self.model_name)
+        self._settings = settings
+        self._defaults = ModelDefaults.from_folder(engine.model.folder)
+        self._created = int(time.time())
+
+    def models(self) -> ModelList:
+        """The one model that is served."""
+        return ModelList(object="list", data=[self._card()])
+
+    def model(self, name: str) -> ModelCard:
+        """The model of this name; raises `ApiError` 404 for any other."""
+        self._check_model(name)
+        return self._card()
+
+    async def complete(self, request: CompletionRequest, api_key: str | None = None) -> Answer:
+        """Begin to answer POST /v1/completions. `api_key` is whose cached prefixes may be used."""
+        self._check_model(request.model)
+        params = completion_params(request, self._defaults)
+        if not request.prompts:
+            raise InvalidRequest("prompt must not be empty", "prompt")
+        self._check_choices(len(request.prompts) * params.n)
+        prompts = [await self._encode(prompt) for prompt in request.prompts]
+        echo = [self._text(prompt) for prompt in request.prompts] if request.echo else None
+        writer = CompletionWriter(self.engine.model.tokenizer, self.model_name, prompts, params.n, echo)
+        generation = self._generate(request, prompts, params, request.max_tokens, api_key)
+        return Answer(generation, writer, request.include_usage)
+
+    async def chat(self, request: ChatRequest, api_key: str | None = None) -> Answer:
+        """Begin to answer POST /v1/chat/completions; see `complete`."""
+        self._check_model(request.model)
+        params = chat_params(request, self._defaults)
+        self._check_choices(params.n)
+        text = await asyncio.to_thread(self._render, request)
+        prompt = await asyncio.to_thread(self.engine.model.tokenizer.encode, text, False, "messages")
+        writer = ChatWriter(self.engine.model.tokenizer, self.model_name, params.n, bool(request.offered_tools))
+        generation = self._generate(request, [prompt], params, request.length, api_key)
+        return Answer(generation, writer, request.include_usage)
+
+    def _generate(
+        self, request: GenerationRequest, prompts: Sequence[Sequence[int]], params: SamplingParams, asked: int | None,
+        api_key: str | None,
+    ) -> Generation:
+        for prompt in prompts:
+            check_fits(len(prompt), asked, self.engine.plan.max_model_len)
+        return Generation(
+            self.engine, self.metrics, prompts, params, priority=request.priority or 0,
+            salt=cache_salt(api_key, request.cache_salt), timeout=self._settings.request_timeout,
+        )
+
+    def _render(self, request: ChatRequest) -> str:
+        template = self.engine.model.chat_template
+        if template is None:
+            raise InvalidRequest(f"{self.model_name} has no chat template; use /v1/completions", "messages")
+        tools: list[Mapping[str, object]] = [*request.offered_tools]
+        if tools and not supports_tools(template):
+            raise InvalidRequest(f"{self.model_name} was not made to call tools", "tools")
+        return template.render(
+            request.messages, tools, add_generation_prompt=request.opens_turn,
+            continue_final_message=bool(request.continue_final_message), **_template_variables(request),
+        )
+
+    async def _encode(self, prompt: str | list[int]) -> list[int]:
+        if isinstance(prompt, list):
+            return prompt
+        return await asyncio.to_thread(self.engine.model.tokenizer.encode, prompt, True)
+
+    def _text(self, prompt: str | list[int]) -> str:
+        return prompt if isinstance(prompt, str) else self.engine.model.tokenizer.decode(prompt, False)
+
+    def _check_model(self, name: str | None) -> None:
+        if name is not None and name != self.model_name:
+            message = f"the model {name!r} does not exist; this is {self.model_name!r}"
+            raise not_found(message, "model", "model_not_found")
+
+    def _check_choices(self, choices: int) -> None:
+        most = self._settings.max_choices
+        if choices > most:
+            raise InvalidRequest(f"n: {choices} choices are asked for, all prompts together; the bound is {most}", "n")
+
+    def _card(self) -> ModelCard:
+        return ModelCard(
+            id=self.model_name, object="model", created=self._created, owned_by="pilotlight",
+            max_model_len=self.engine.plan.max_model_len,
+        )
+
+
+def _template_variables(request: ChatRequest) -> dict[str, Any]:
+    variables = request.chat_template_kwargs or {}
+    for name in _RENDER_PARAMETERS & variables.keys():
+        raise InvalidRequest(f"chat_template_kwargs: {name} has a field of its own", "chat_template_kwargs")
+    return variables
+
+
+def cache_salt(api_key: str | None, salt: str | None) -> bytes:
+    """What a cached prefix is kept under: callers of one key, and of one salt among them, share; others never do.
+
+    Without either, everybody shares.
+    """
+    if not api_key and not salt:
+        return b""
+    parts = [hashlib.sha256((part or "").encode(errors="surrogatepass")).digest() for part in (api_key, salt)]
+    return hashlib.sha256(b"".join(parts)).digest()

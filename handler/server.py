@@ -1,0 +1,126 @@
+"""`pilotlight serve`: the HTTP server as a process. The boot begins first, everything else is imported beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import socket
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from engine.errors import InvalidConfig, PilotlightError
+from handler.booting import Boot
+
+if TYPE_CHECKING:
+    from uvicorn import Server
+
+    from handler.settings import Settings
+
+FAILURE_NOTICE_S: Final = 2.0
+"""After a device error: how long `/health` says so, and last answers are sent, before the process exits."""
+
+_BACKLOG: Final = 2048
+
+_log = logging.getLogger("pilotlight.server")
+
+
+def serve(**overrides: object) -> int:
+    """Serve until told to stop, and give the exit status: 0 after SIGTERM or SIGINT, 1 after an error.
+
+    Args:
+        overrides: fields of `Settings` that win over the environment, where they are not None.
+    """
+    boot = Boot()
+    error = None
+    try:
+        settings = _read_settings(overrides)
+        boot.begin(settings.engine_config())
+        error = asyncio.run(_serve(boot, settings, _listen(settings.host, settings.port)))
+    except InvalidConfig as invalid:
+        error = str(invalid)
+    except KeyboardInterrupt:
+        pass
+    if error is not None:
+        print(f"error: {error}", file=sys.stderr)
+    return boot.end(0 if error is None else 1)
+
+
+def _read_settings(overrides: dict[str, object]) -> Settings:
+    from handler import logs
+    from handler.settings import read_settings, unsupported_variables
+
+    logs.configure()
+    settings = read_settings(**overrides)
+    for name in unsupported_variables():
+        _log.warning("%s is set but has no effect here", name)
+    return settings
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket: from here on the system takes connections, which wait until the server answers them."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise InvalidConfig(f"cannot listen on {host} port {port}: {error.strerror}") from error
+
+
+async def _serve(boot: Boot, settings: Settings, listener: socket.socket) -> str | None:
+    """Serve to the end; what failed, if that was the end."""
+    server = _make_server(boot, settings)
+    _announce(settings, listener)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    failing = asyncio.create_task(_failure(boot))
+    await asyncio.wait((serving, failing), return_when=asyncio.FIRST_COMPLETED)
+    if serving.done():
+        failing.cancel()
+        return None
+    server.should_exit = True
+    await serving
+    return failing.result()
+
+
+def _make_server(boot: Boot, settings: Settings) -> Server:
+    import uvicorn
+
+    from handler.app import make_app
+    from handler.frontend import Frontend
+
+    class Server(uvicorn.Server):
+        """Ends well after a signal; uvicorn's own raises it anew and so dies of it."""
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            with super().capture_signals():
+                yield
+                self._captured_signals.clear()
+
+    app = make_app(Frontend(boot, settings))
+    return Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=settings.grace))
+
+
+def _announce(settings: Settings, listener: socket.socket) -> None:
+    host, port = listener.getsockname()[:2]
+    _log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    if not settings.api_keys and not ipaddress.ip_address(host).is_loopback:
+        _log.warning("listening on %s without an API key: anyone who can reach it may use it", host)
+
+
+async def _failure(boot: Boot) -> str:
+    """Wait for what must end the process: a boot that fails, or later the engine's death."""
+    try:
+        engine = await boot.wait()
+    except PilotlightError as error:
+        return str(error)
+    except Exception as error:
+        _log.exception("the boot failed")
+        return f"the boot failed: {type(error).__name__}: {error}"
+    for line in engine.plan.lines():
+        _log.info("%s", line)
+    message = await boot.died()
+    await asyncio.sleep(FAILURE_NOTICE_S)
+    return message
+

@@ -1,0 +1,132 @@
+"""What the user chose, from the environment: `PILOTLIGHT_*`, or the names RunPod's vLLM worker uses."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+from pydantic import AliasChoices, BeforeValidator, ByteSize, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from engine.config import Device, DType, EngineConfig
+from engine.errors import InvalidConfig
+
+UNSUPPORTED_VARIABLES = (
+    "CUSTOM_CHAT_TEMPLATE", "ENABLE_LORA", "HF_OVERRIDES", "LORA_MODULES", "MODEL_REVISION",
+    "OVERRIDE_GENERATION_CONFIG", "PIPELINE_PARALLEL_SIZE", "QUANTIZATION", "REASONING_PARSER", "SPECULATIVE_CONFIG",
+    "TENSOR_PARALLEL_SIZE", "TOKENIZER", "TOKENIZER_NAME", "VLLM_EXTRA_ARGS",
+)
+"""Variables of RunPod's vLLM worker that would change the answers there and do nothing here."""
+
+_DTYPE_ALIASES = {"half": "float16", "float": "float32"}
+
+
+def _variable(name: str, *aliases: str) -> AliasChoices:
+    return AliasChoices(f"PILOTLIGHT_{name}", *aliases)
+
+
+def _zero_is_unset(value: object) -> object:
+    """RunPod's endpoint templates carry `MAX_NUM_BATCHED_TOKENS=0` to mean the default."""
+    return None if value in (0, "0") else value
+
+
+def _own_dtype(value: object) -> object:
+    return _DTYPE_ALIASES.get(value, value) if isinstance(value, str) else value
+
+
+class Settings(BaseSettings):
+    """Every setting of the server and the worker.
+
+    Attributes:
+        api_key: who may call; several are separated by commas.
+        max_concurrency: RunPod jobs in progress at once.
+        max_choices: the most choices one request may ask for, all its prompts together.
+        max_body: bytes of an HTTP request's body.
+        request_timeout: seconds after which a request is ended.
+        grace: seconds that running requests get to finish after SIGTERM.
+        job_batch_ms: a streamed job yields at most once in this time, because each yield costs RunPod a round trip.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, populate_by_name=True, extra="ignore", env_ignore_empty=True)
+
+    model: str = Field("demo", validation_alias=_variable("MODEL", "MODEL_NAME"))
+    device: Device = Field("auto", validation_alias=_variable("DEVICE"))
+    dtype: Annotated[DType, BeforeValidator(_own_dtype)] = Field("auto", validation_alias=_variable("DTYPE", "DTYPE"))
+    max_model_len: int | None = Field(None, ge=1, validation_alias=_variable("MAX_MODEL_LEN", "MAX_MODEL_LEN"))
+    kv_memory: ByteSize | None = Field(
+        None, gt=0, validation_alias=_variable("KV_MEMORY", "KV_CACHE_MEMORY_BYTES")
+    )
+    memory_utilization: float = Field(
+        0.9, gt=0, le=1, validation_alias=_variable("MEMORY_UTILIZATION", "GPU_MEMORY_UTILIZATION")
+    )
+    page_size: int = Field(16, ge=1, validation_alias=_variable("PAGE_SIZE", "BLOCK_SIZE"))
+    max_running: int = Field(256, ge=1, validation_alias=_variable("MAX_RUNNING", "MAX_NUM_SEQS"))
+    token_budget: Annotated[int | None, BeforeValidator(_zero_is_unset)] = Field(
+        None, ge=1, validation_alias=_variable("TOKEN_BUDGET", "MAX_NUM_BATCHED_TOKENS")
+    )
+    max_waiting: int = Field(1024, ge=1, validation_alias=_variable("MAX_WAITING"))
+    prefix_caching: bool = Field(True, validation_alias=_variable("PREFIX_CACHING", "ENABLE_PREFIX_CACHING"))
+    threads: int | None = Field(None, ge=1, validation_alias=_variable("THREADS"))
+
+    served_model_name: str | None = Field(
+        None,
+        validation_alias=_variable("SERVED_MODEL_NAME", "OPENAI_SERVED_MODEL_NAME_OVERRIDE", "SERVED_MODEL_NAME"),
+    )
+    host: str = Field("127.0.0.1", validation_alias=_variable("HOST"))
+    port: int = Field(8000, ge=0, le=65535, validation_alias=_variable("PORT"))
+    api_key: SecretStr | None = Field(None, validation_alias=_variable("API_KEY"))
+    max_concurrency: int = Field(30, ge=1, validation_alias=_variable("MAX_CONCURRENCY", "MAX_CONCURRENCY"))
+    max_choices: int = Field(128, ge=1, validation_alias=_variable("MAX_CHOICES"))
+    max_body: ByteSize = Field(ByteSize(10_000_000), gt=0, validation_alias=_variable("MAX_BODY"))
+    request_timeout: float | None = Field(None, gt=0, validation_alias=_variable("REQUEST_TIMEOUT"))
+    grace: int = Field(30, ge=0, validation_alias=_variable("GRACE"))
+    job_batch_ms: float = Field(40, ge=0, validation_alias=_variable("JOB_BATCH_MS"))
+
+    @property
+    def api_keys(self) -> tuple[str, ...]:
+        """The keys that may call; empty when anyone may."""
+        written = self.api_key.get_secret_value() if self.api_key else ""
+        return tuple(key.strip() for key in written.split(",") if key.strip())
+
+    def engine_config(self) -> EngineConfig:
+        """The engine's part.
+
+        Raises:
+            InvalidConfig: settings that contradict each other.
+        """
+        names = EngineConfig.__dataclass_fields__.keys() & type(self).model_fields.keys()
+        chosen = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return EngineConfig(**chosen)
+
+
+def read_settings(**overrides: object) -> Settings:
+    """Settings from the environment; `overrides`, under the fields' names, win where they are not None.
+
+    Raises:
+        InvalidConfig: one line naming the variable or the override, and its value's fault.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise InvalidConfig(_describe(error, given)) from None
+
+
+def unsupported_variables() -> list[str]:
+    """Variables that are set and have no effect here."""
+    return [name for name in UNSUPPORTED_VARIABLES if os.environ.get(name)]
+
+
+def _describe(error: ValidationError, overrides: dict[str, object]) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{_name_of(str(first['loc'][0]), overrides)}: {first['msg']}"
+
+
+def _name_of(location: str, overrides: dict[str, object]) -> str:
+    """The name under which the user gave the value at fault."""
+    for field, info in Settings.model_fields.items():
+        choices = info.validation_alias.choices if isinstance(info.validation_alias, AliasChoices) else []
+        names = [str(choice) for choice in choices]
+        if location in (field, *names):
+            return field if field in overrides else next((name for name in names if name in os.environ), field)
+    return location

@@ -1,0 +1,287 @@
+"""The front door: the `pilotlight` command.
+
+Each subcommand is a thin call into one room, which is imported when the subcommand runs and not before.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from engine.config import Device, DType, EngineConfig
+from engine.errors import PilotlightError
+
+if TYPE_CHECKING:
+    from engine.doctor import Check
+    from engine.llm import LLM
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+    help="A serverless GPU function for language models.",
+)
+bench = typer.Typer(no_args_is_help=True, help="Measure: the engine alone, or a running endpoint.")
+app.add_typer(bench, name="bench")
+
+
+def parse_size(text: str) -> int:
+    """Bytes from a text such as 512MiB, 2GB or 1.5g; a bare letter means the power of two.
+
+    Raises:
+        typer.BadParameter: it is none of these.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmgt]?)(b|ib)?", text.strip().lower())
+    if match is None:
+        raise typer.BadParameter(f"{text} is no size; write it like 512MiB, 2GB or 1.5g")
+    number, letter, suffix = match.groups()
+    step = 1000 if suffix == "b" else 1024
+    return int(float(number) * step ** " kmgt".index(letter or " "))
+
+
+MODEL = typer.Argument(metavar="[MODEL]", help="demo, a folder, or a hub id (owner/name).")
+DEVICE = typer.Option("--device", help="Where to compute.")
+DTYPE = typer.Option("--dtype", help="Of weights and cache; auto takes what the device computes fast.")
+Model = Annotated[str, MODEL]
+DeviceOption = Annotated[Device, DEVICE]
+DTypeOption = Annotated[DType, DTYPE]
+ContextOption = Annotated[
+    int | None, typer.Option("--max-model-len", min=1, help="Context in tokens; default: the model's.")
+]
+MemoryOption = Annotated[
+    int | None,
+    typer.Option("--kv-memory", parser=parse_size, metavar="SIZE", help="Memory of the KV cache, like 512MiB or 2GB."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else there.")]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens to generate at most.")]
+Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="0 always takes the likeliest token.")]
+
+
+@app.command()
+def serve(
+    model: Annotated[str | None, MODEL] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; default: 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 takes a free one; default: 8000.")] = None,
+    device: Annotated[Device | None, DEVICE] = None,
+    dtype: Annotated[DType | None, DTYPE] = None,
+    max_model_len: ContextOption = None,
+    kv_memory: MemoryOption = None,
+    api_key: Annotated[str | None, typer.Option(help="What clients must present; several with commas.")] = None,
+) -> None:
+    """Serve over HTTP: OpenAI's API and RunPod's. Options not given come from PILOTLIGHT_* variables."""
+    from handler.server import serve as serve_http
+
+    status = serve_http(
+        model=model, host=host, port=port, device=device, dtype=dtype, max_model_len=max_model_len,
+        kv_memory=kv_memory, api_key=api_key,
+    )
+    raise typer.Exit(status)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Option("-p", "--prompt", metavar="TEXT", help="The prompt; - reads standard input.")],
+    model: Model = "demo",
+    max_tokens: MaxTokens = 256,
+    temperature: Temperature = 0.0,
+    raw: Annotated[bool, typer.Option("--raw", help="Do not apply the model's chat template.")] = False,
+    device: DeviceOption = "auto",
+    dtype: DTypeOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Complete one prompt in this process, printed as it is generated."""
+    from engine.request import SamplingParams
+    from engine.terminal import complete
+
+    text = sys.stdin.read() if prompt == "-" else prompt
+    params = SamplingParams(max_tokens=max_tokens, temperature=temperature)
+    llm = _load(EngineConfig(model, device, dtype), quiet=as_json)
+    completion = complete(llm, text, params, raw=raw, write=_ignore if as_json else _write)
+    print(json.dumps(asdict(completion)) if as_json else "")
+
+
+@app.command()
+def chat(
+    model: Model = "demo",
+    max_tokens: MaxTokens = 1024,
+    temperature: Temperature = 0.0,
+    device: DeviceOption = "auto",
+    dtype: DTypeOption = "auto",
+) -> None:
+    """Talk in the terminal. /reset forgets, /quit or Ctrl-D leaves, Ctrl-C ends the answer."""
+    import readline  # noqa: F401 (gives `input` a history and its keys)
+
+    from engine.request import SamplingParams
+    from engine.terminal import converse
+
+    params = SamplingParams(max_tokens=max_tokens, temperature=temperature)
+    llm = _load(EngineConfig(model, device, dtype), quiet=False)
+    converse(llm, params, lambda: input("> "), _write)
+
+
+@bench.command()
+def offline(
+    workload: Annotated[
+        Path,
+        typer.Option(exists=True, dir_okay=False, readable=True, help='Lines of {"ids": [..], "max_tokens": n}.'),
+    ],
+    model: Model = "demo",
+    tokens_out: Annotated[
+        Path | None, typer.Option(dir_okay=False, writable=True, help="Gets each request's output ids, a line each.")
+    ] = None,
+    device: DeviceOption = "auto",
+    dtype: DTypeOption = "auto",
+    max_model_len: ContextOption = None,
+    kv_memory: MemoryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """All requests of a file at once through the engine; greedy, end of sequence ignored."""
+    from engine.bench import Bench, read_workload
+
+    jobs = read_workload(workload)
+    with _working(f"loading {model}", as_json):
+        run = Bench(EngineConfig(model, device, dtype, max_model_len, kv_memory), jobs)
+    _note(run.plan.lines())
+    with _progress("tokens", run.output_tokens, as_json) as advance:
+        result, answers = run.run(advance)
+    if tokens_out is not None:
+        tokens_out.write_text("".join(f"{json.dumps(ids)}\n" for ids in answers))
+    _report(asdict(result), as_json)
+
+
+@bench.command()
+def http(
+    url: Annotated[str, typer.Option(help="Where the endpoint listens, such as http://127.0.0.1:8000.")],
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Requests under way at once; default: 8, or 1024 for a trace.")
+    ] = None,
+    requests: Annotated[int, typer.Option(min=1, help="Requests in all; of a trace, its first ones.")] = 64,
+    trace: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="CSV of TIMESTAMP,ContextTokens,GeneratedTokens to replay."),
+    ] = None,
+    speed: Annotated[float, typer.Option(min=0.001, help="Replay the trace this many times as fast.")] = 1.0,
+    prompt: Annotated[str, typer.Option(help="What to send without a trace.")] = "Count from 3 to 33.",
+    max_tokens: MaxTokens = 64,
+    api_key: Annotated[str | None, typer.Option(envvar="PILOTLIGHT_API_KEY", help="What to present.")] = None,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds after which a request counts as failed.")] = 300.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Load a running endpoint: a fixed number of requests at once, or a trace's arrivals and lengths."""
+    from handler.bench import Endpoint, measure, read_trace, same_requests
+
+    endpoint = Endpoint(url, api_key, timeout)
+    plan = read_trace(trace, requests, speed) if trace else same_requests(prompt, max_tokens, requests)
+    with _progress("requests", len(plan), as_json) as advance:
+        result = measure(endpoint, plan, concurrency or (1024 if trace else 8), advance)
+    _report(asdict(result), as_json)
+    if result.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """What this machine has and lacks; fails when something is missing without which nothing runs."""
+    from engine.doctor import examine
+
+    with _working("looking around", as_json):
+        checks = list(examine())
+    if as_json:
+        print(json.dumps({"checks": [asdict(check) for check in checks]}))
+    else:
+        _print_checks(checks)
+    if not all(check.ok for check in checks if check.required):
+        raise typer.Exit(1)
+
+
+def _load(config: EngineConfig, quiet: bool) -> LLM:
+    from engine.llm import LLM
+
+    with _working(f"loading {config.model}", quiet):
+        llm = LLM(**asdict(config))
+    _note(llm.booted.plan.warnings)
+    return llm
+
+
+def _write(text: str) -> None:
+    print(text, end="", flush=True)
+
+
+def _ignore(text: str) -> None:
+    """Take a piece of text that the JSON object will hold anyway."""
+
+
+def _note(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(line, file=sys.stderr)
+
+
+def _report(fields: dict[str, Any], as_json: bool) -> None:
+    """Figures on standard output: one JSON object, or a line each for a person."""
+    if as_json:
+        print(json.dumps(fields))
+        return
+    for name, value in fields.items():
+        print(f"{name:<20} {_describe(value)}")
+
+
+def _describe(value: object) -> str:
+    if isinstance(value, dict):
+        return "  ".join(f"{name} {_describe(part)}" for name, part in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _print_checks(checks: Iterable[Check]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False)
+    for check in checks:
+        mark = "[green]yes[/]" if check.ok else "[red]NO[/]" if check.required else "[yellow]no[/]"
+        table.add_row(mark, check.name, escape(check.detail))
+    Console().print(table)
+
+
+@contextmanager
+def _working(what: str, quiet: bool) -> Iterator[None]:
+    """A spinner on standard error while something without a length runs, when somebody can see it."""
+    if quiet or not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield
+
+
+@contextmanager
+def _progress(unit: str, total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error, when somebody can see it; gives what advances it."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
+    hidden = quiet or not sys.stderr.isatty()
+    with Progress(*columns, console=Console(stderr=True), disable=hidden, transient=True) as progress:
+        task = progress.add_task(unit, total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+def main() -> None:
+    """Run the command; what a user can mend is one line on standard error and exit status 1."""
+    try:
+        app()
+    except PilotlightError as error:
+        print(f"pilotlight: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,377 @@
+"""What is said of a model folder that is not as it should be, and that a whole one loads the same in any cut."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from engine.errors import InvalidModel, ModelNotFound
+from engine.models import FAMILIES, read_architecture
+from engine.models.architecture import Architecture
+from engine.source import DEMO, find_model
+from engine.weights import Weights
+
+CONFIG: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 100, "max_position_embeddings": 512,
+}
+CPU = torch.device("cpu")
+
+
+def architecture(folder: Path, **changes: Any) -> Architecture:
+    (folder / "config.json").write_text(json.dumps({**CONFIG, **changes}))
+    return read_architecture(folder)
+
+
+# config.json
+
+
+def test_the_demo_is_read_as_its_config_says() -> None:
+    shape = read_architecture(DEMO)
+    assert (shape.layers, shape.heads, shape.kv_heads, shape.head_dim, shape.tied) == (5, 4, 2, 64, True)
+    assert shape.cache_values_per_token == 2 * 5 * 2 * 64
+
+
+def test_an_unknown_architecture_is_refused_naming_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(InvalidModel, match="architecture GPT2LMHeadModel is not known; known are ") as raised:
+        architecture(tmp_path, architectures=["GPT2LMHeadModel"])
+    assert all(name in str(raised.value) for name in FAMILIES)
+
+
+@pytest.mark.parametrize("names", [None, [], 3, "LlamaForCausalLM", [3], [{}], [None]])
+def test_architectures_that_are_no_list_of_names_are_refused(tmp_path: Path, names: object) -> None:
+    with pytest.raises(InvalidModel, match="architecture"):
+        architecture(tmp_path, architectures=names)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_known_family_reads_a_plain_config(tmp_path: Path, name: str) -> None:
+    assert architecture(tmp_path, architectures=[name]).layers == 3
+
+
+def test_a_missing_config_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidModel, match=r"config\.json is missing"):
+        read_architecture(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", "\xff\xfe"])
+def test_a_config_that_is_no_json_object_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(InvalidModel, match=r"config\.json"):
+        read_architecture(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("hidden_size", "wide"), ("hidden_size", None), ("num_hidden_layers", 0), ("num_attention_heads", -1),
+        ("vocab_size", []), ("rms_norm_eps", 0), ("rope_theta", "x"), ("hidden_act", "gelu"), ("head_dim", 0),
+        ("quantization_config", {"quant_method": "gptq"}), ("rope_scaling", [1]), ("partial_rotary_factor", 0.5),
+        ("attention_bias", "perhaps"),
+    ],
+)
+def test_a_field_that_cannot_be_served_is_refused_by_name(tmp_path: Path, field: str, value: object) -> None:
+    with pytest.raises(InvalidModel, match=rf"config\.json: {field}: "):
+        architecture(tmp_path, **{field: value})
+
+
+def test_a_missing_field_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in CONFIG.items() if k != "vocab_size"}))
+    with pytest.raises(InvalidModel, match="vocab_size"):
+        read_architecture(tmp_path)
+
+
+def test_heads_that_cannot_share_keys_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidModel, match="4 heads cannot share 3 key-value heads"):
+        architecture(tmp_path, num_key_value_heads=3)
+
+
+def test_a_whole_rotary_factor_is_no_reason_to_refuse(tmp_path: Path) -> None:
+    assert architecture(tmp_path, partial_rotary_factor=1.0).layers == 3
+
+
+@pytest.mark.parametrize("field", ["rope_scaling", "rope_parameters"])
+@pytest.mark.parametrize(
+    ("rope", "message"),
+    [
+        ({"rope_type": "longrope"}, "rope type longrope is not known; known are default, linear, llama3, yarn"),
+        ({"type": "dynamic", "factor": 2.0}, "rope type dynamic is not known"),
+        ({"rope_type": "linear"}, "rope type linear needs factor"),
+        ({"rope_type": "llama3", "factor": 8.0}, "rope type llama3 needs original_max_position_embeddings"),
+        ({"rope_type": "linear", "factor": "x"}, "rope"),
+        ({"rope_type": "linear", "factor": 0}, "rope"),
+        ({"rope_type": ["yarn"]}, "rope"),
+        ({"rope_type": "default", "partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+    ],
+)
+def test_a_rotary_embedding_that_cannot_be_served_is_refused(
+    tmp_path: Path, field: str, rope: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidModel, match=message):
+        architecture(tmp_path, **{field: rope})
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        {"rope_theta": 5e5}, {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}},
+        {"rope_theta": 5e5, "rope_parameters": {"rope_type": "default"}},
+        {"rope_theta": 5e5, "rope_scaling": {"type": "default"}},
+    ],
+    ids=str,
+)
+def test_the_rotary_base_is_found_wherever_it_stands(tmp_path: Path, places: dict[str, Any]) -> None:
+    frequencies = architecture(tmp_path, **places).rope.inverse_frequencies
+    assert frequencies == pytest.approx([5e5 ** (-2 * i / 16) for i in range(8)])
+
+
+def test_a_linear_rope_divides_every_frequency(tmp_path: Path) -> None:
+    plain = architecture(tmp_path).rope.inverse_frequencies
+    stretched = architecture(tmp_path, rope_scaling={"type": "linear", "factor": 4.0}).rope.inverse_frequencies
+    assert [frequency / 4 for frequency in plain] == list(stretched)
+
+
+def test_a_yarn_rope_scales_by_its_factors_logarithm(tmp_path: Path) -> None:
+    rope = architecture(tmp_path, rope_scaling={"type": "yarn", "factor": 4.0}).rope
+    assert rope.scale == pytest.approx(0.1 * math.log(4) + 1)
+
+
+QWEN = {"architectures": ["Qwen2ForCausalLM"], "sliding_window": 64, "use_sliding_window": True}
+
+
+@pytest.mark.parametrize(
+    ("changes", "windows"),
+    [
+        ({}, (None, None, None)),
+        ({"max_window_layers": 1}, (None, 64, 64)),
+        ({"max_window_layers": 1, "use_sliding_window": False}, (None, None, None)),
+        ({"max_window_layers": 1, "sliding_window": None}, (None, None, None)),
+        ({"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}, (64, None, 64)),
+    ],
+)
+def test_only_the_layers_that_say_so_slide(
+    tmp_path: Path, changes: dict[str, Any], windows: tuple[int | None, ...]
+) -> None:
+    assert architecture(tmp_path, **{**QWEN, **changes}).windows == windows
+
+
+@pytest.mark.parametrize(
+    ("types", "message"),
+    [
+        (["full_attention"], "1 layer_types for 3 layers"),
+        (["linear_attention", "full_attention", "full_attention"], "layer type linear_attention is not known"),
+        ("full_attention", "layer_types"), ([1, 2, 3], "layer_types"),
+    ],
+)
+def test_layer_types_that_do_not_fit_are_refused(tmp_path: Path, types: object, message: str) -> None:
+    with pytest.raises(InvalidModel, match=message):
+        architecture(tmp_path, **QWEN, layer_types=types)
+
+
+def test_every_layer_of_mistral_slides_where_a_window_is_set(tmp_path: Path) -> None:
+    assert architecture(tmp_path, architectures=["MistralForCausalLM"], sliding_window=32).windows == (32, 32, 32)
+    assert architecture(tmp_path, architectures=["MistralForCausalLM"], sliding_window=None).windows == (None,) * 3
+
+
+# Weights.
+
+
+@pytest.fixture
+def tensors() -> dict[str, Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    return {f"layer.{n}": torch.randn(4 + n, 3, generator=draw) for n in range(4)}
+
+
+def open_weights(folder: Path) -> Weights:
+    return Weights(folder, torch.float32, CPU)
+
+
+def write_shards(folder: Path, tensors: dict[str, Tensor]) -> None:
+    weight_map = {}
+    for number, (name, tensor) in enumerate(tensors.items()):
+        weight_map[name] = f"model-{number}.safetensors"
+        save_file({name: tensor}, folder / weight_map[name])
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+def test_shards_hold_what_one_file_holds(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    single, sharded = tmp_path / "single", tmp_path / "sharded"
+    single.mkdir()
+    sharded.mkdir()
+    save_file(tensors, single / "model.safetensors")
+    write_shards(sharded, tensors)
+    with open_weights(single) as one, open_weights(sharded) as many:
+        for name, tensor in tensors.items():
+            assert torch.equal(one.take(name, tuple(tensor.shape)), tensor)
+            assert torch.equal(many.take(name, tuple(tensor.shape)), tensor)
+
+
+def test_tensors_are_converted_as_they_are_taken(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    save_file(tensors, tmp_path / "model.safetensors")
+    with Weights(tmp_path, torch.bfloat16, CPU) as weights:
+        assert torch.equal(weights.take("layer.1", (5, 3)), tensors["layer.1"].bfloat16())
+
+
+def test_fused_tensors_stand_one_after_the_other(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    save_file(tensors, tmp_path / "model.safetensors")
+    with open_weights(tmp_path) as weights:
+        fused = weights.fused(["layer.2", "layer.0"], [(6, 3), (4, 3)])
+    assert torch.equal(fused, torch.cat((tensors["layer.2"], tensors["layer.0"])))
+
+
+def test_a_missing_tensor_is_named(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    save_file(tensors, tmp_path / "model.safetensors")
+    with open_weights(tmp_path) as weights, pytest.raises(InvalidModel, match="no tensor lm_head; 4 others are there"):
+        weights.take("lm_head", (4, 3))
+
+
+def test_a_tensor_of_another_shape_is_named_with_both_shapes(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    save_file(tensors, tmp_path / "model.safetensors")
+    message = r"layer\.0 has the shape \(4, 3\); config\.json asks for \(3, 4\)"
+    with open_weights(tmp_path) as weights, pytest.raises(InvalidModel, match=message):
+        weights.take("layer.0", (3, 4))
+
+
+def cut_short(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-5])
+
+
+def cut_in_the_header(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:30])
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def garble_the_header(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[8:40] = b"\xff" * 32
+    file.write_bytes(content)
+
+
+def claim_a_huge_header(file: Path) -> None:
+    file.write_bytes(struct.pack("<Q", 1 << 60) + file.read_bytes()[8:])
+
+
+def replace_by_a_pointer(file: Path) -> None:
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+
+
+def replace_by_a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        cut_short, cut_in_the_header, empty, garble_the_header, claim_a_huge_header, replace_by_a_pointer,
+        replace_by_a_folder,
+    ],
+)
+def test_a_damaged_file_is_refused_by_name(
+    tmp_path: Path, tensors: dict[str, Tensor], damage: Callable[[Path], None]
+) -> None:
+    file = tmp_path / "model.safetensors"
+    save_file(tensors, file)
+    damage(file)
+    with pytest.raises(InvalidModel, match=r"model\.safetensors is not a whole safetensors file"):
+        open_weights(tmp_path)
+
+
+def test_a_shard_that_is_not_there_is_named(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    write_shards(tmp_path, tensors)
+    (tmp_path / "model-2.safetensors").unlink()
+    with pytest.raises(InvalidModel, match=r"model-2\.safetensors is missing; model\.safetensors\.index\.json names"):
+        open_weights(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 5}}', '{"weight_map": {"a": null}}']
+)
+def test_an_index_that_cannot_be_read_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(InvalidModel, match=r"model\.safetensors\.index\.json cannot be read"):
+        open_weights(tmp_path)
+
+
+def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(1)}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(InvalidModel, match="holds no safetensors file; other weight formats are not read"):
+        open_weights(tmp_path)
+
+
+def test_unused_tensors_are_told_of_but_for_harmless_ones(
+    tmp_path: Path, tensors: dict[str, Tensor], caplog: pytest.LogCaptureFixture
+) -> None:
+    save_file({**tensors, "x.rotary_emb.inv_freq": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with open_weights(tmp_path) as weights:
+        weights.take("layer.0", (4, 3))
+        weights.warn_of_unused(["rotary_emb.inv_freq"])
+    assert caplog.messages == ["3 tensors of the weights are not used, layer.1 first"]
+
+
+def test_every_tensor_of_the_demo_is_used(caplog: pytest.LogCaptureFixture) -> None:
+    from engine.layers import Decoder
+
+    with Weights(DEMO, torch.float32, CPU) as weights:
+        Decoder(read_architecture(DEMO), weights, 64)
+        weights.warn_of_unused([])
+    assert not caplog.messages
+    assert weights.bytes > sum(tensor.nbytes for tensor in load_file(DEMO / "model.safetensors").values())
+
+
+# Where a model is.
+
+
+def test_demo_and_folders_are_found_where_they_are(tmp_path: Path) -> None:
+    assert find_model("demo") == DEMO
+    assert find_model(str(tmp_path)) == tmp_path
+
+
+@pytest.mark.parametrize("name", ["no-such-model", "a/b/c", "./nowhere", "/nowhere/at/all", "owner/"])
+def test_what_is_neither_folder_nor_hub_id_is_said_to_be_so(name: str) -> None:
+    with pytest.raises(ModelNotFound, match="neither a folder nor a hub id"):
+        find_model(name)
+
+
+def test_a_file_is_no_folder() -> None:
+    with pytest.raises(ModelNotFound, match="is a file; name the folder that holds it"):
+        find_model(str(DEMO / "config.json"))
+
+
+def make_snapshot(cache: Path, model: str, revision: str, config: bool = True) -> Path:
+    snapshot = cache / model / "snapshots" / revision
+    snapshot.mkdir(parents=True)
+    if config:
+        (snapshot / "config.json").write_text("{}")
+    return snapshot
+
+
+def test_the_host_cache_is_looked_up_whatever_the_case(tmp_path: Path) -> None:
+    snapshot = make_snapshot(tmp_path, "models--owner--name-7b", "abc")
+    assert find_model("Owner/Name-7B", tmp_path) == snapshot
+
+
+def test_the_host_caches_main_revision_comes_first(tmp_path: Path) -> None:
+    wanted = make_snapshot(tmp_path, "models--owner--name", "first")
+    make_snapshot(tmp_path, "models--owner--name", "second")
+    (tmp_path / "models--owner--name" / "refs").mkdir()
+    (tmp_path / "models--owner--name" / "refs" / "main").write_text("first\n")
+    assert find_model("owner/name", tmp_path) == wanted
+
+
+def test_an_unfinished_snapshot_is_passed_over(tmp_path: Path) -> None:
+    wanted = make_snapshot(tmp_path, "models--owner--name", "whole")
+    make_snapshot(tmp_path, "models--owner--name", "unfinished", config=False)
+    assert find_model("owner/name", tmp_path) == wanted

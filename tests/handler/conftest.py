@@ -1,0 +1,35 @@
+"""One server for all tests that do not need one of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from openai import OpenAI
+
+from tests.handler.processes import Server, serving
+
+KEY, OTHER_KEY = "first-key", "second-key"
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """A server that is ready, and knows two keys."""
+    with serving(api_key=f"{KEY},{OTHER_KEY}", max_choices="16") as started:
+        started.await_ready()
+        yield started
+
+
+@pytest.fixture
+def http(server: Server) -> Iterator[httpx.Client]:
+    """A client that shows its key."""
+    with server.client(KEY) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def openai(server: Server) -> Iterator[OpenAI]:
+    """The real OpenAI client."""
+    with OpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0) as client:
+        yield client

@@ -1,0 +1,118 @@
+"""What README.md and docs/ print for readers works as printed.
+
+Every `bash` and `python` block is run, in an empty folder and beside a running server, but for those under a comment
+`<!-- not run by tests: why -->`. Installing and testing are what .ci/run does, so their commands are compared with it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"(<!-- not run by tests: .+ -->\n+)?^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!\w+:)([^)#]+)[^)]*\)")
+INSTALL = "pip install -c constraints.txt -e '.[test]'"
+TEST = "python -m pytest"
+ANSWER = "3 4 5 6 7"
+
+
+def blocks(language: str) -> list[str]:
+    found = [match.groups() for page in PAGES for match in BLOCK.finditer(page.read_text())]
+    return [text for excused, kind, text in found if kind == language and not excused]
+
+
+def commands() -> list[str]:
+    return [text for text in blocks("bash") if INSTALL not in text and text.strip() != TEST]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Where `python` is this one and `pilotlight` is ours, installed or not."""
+    folder = tmp_path_factory.mktemp("bin")
+    program = folder / "pilotlight"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{ROOT / "pilotlight.py"}" "$@"\n')
+    program.chmod(0o755)
+    paths = [str(Path(sys.executable).parent), str(folder), os.environ["PATH"]]
+    return os.environ | {"PATH": ":".join(paths)}
+
+
+@pytest.fixture(scope="module")
+def port(environment: dict[str, str]) -> Iterator[int]:
+    """Where a server with the demo model listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        number = int(free.getsockname()[1])
+    process = subprocess.Popen(["pilotlight", "serve", "--port", str(number)], env=environment)
+    try:
+        wait_until_ready(number, process)
+        yield number
+    finally:
+        process.terminate()
+        assert process.wait(timeout=60) == 0
+
+
+def wait_until_ready(port: int, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(600):
+        assert process.poll() is None, "the server has exited"
+        try:
+            if urlopen(f"http://127.0.0.1:{port}/ping", timeout=5).status == 200:
+                return
+        except URLError:
+            pass
+        time.sleep(0.1)
+    pytest.fail("the server was not ready within a minute")
+
+
+def run(arguments: list[str], environment: dict[str, str], folder: Path) -> str:
+    done = subprocess.run(
+        arguments, env=environment, cwd=folder, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("text", commands())
+def test_commands_run(text: str, environment: dict[str, str], port: int, tmp_path: Path) -> None:
+    output = run(["bash", "-euo", "pipefail", "-c", text.replace("8000", str(port))], environment, tmp_path)
+    assert ANSWER in output or "Count" not in text
+
+
+@pytest.mark.parametrize("text", blocks("python"))
+def test_examples_run(text: str, environment: dict[str, str], port: int, tmp_path: Path) -> None:
+    output = run([sys.executable, "-c", text.replace("8000", str(port))], environment, tmp_path)
+    assert ANSWER in output
+
+
+def test_ci_installs_and_tests_with_the_readmes_commands() -> None:
+    ci = (ROOT / ".ci" / "run").read_text().splitlines()
+    readme = blocks("bash")
+    assert INSTALL in ci
+    assert TEST in ci
+    assert sum(INSTALL in text for text in readme) == sum(text.strip() == TEST for text in readme) == 1
+
+
+def test_the_command_table_is_whole() -> None:
+    from pilotlight import app, bench
+
+    table = {line.split("`")[1] for line in PAGES[0].read_text().splitlines() if line.startswith("| `pilotlight")}
+    named = {" ".join(re.findall(r"^pilotlight|(?<= )[a-z]+(?= |$)", row)) for row in table}
+    names = [info.callback.__name__ for info in app.registered_commands if info.callback]
+    measures = [info.callback.__name__ for info in bench.registered_commands if info.callback]
+    assert named == {f"pilotlight {name}" for name in [*names, *(f"bench {name}" for name in measures)]}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    assert [link for link in LINK.findall(page.read_text()) if not (page.parent / link).exists()] == []
