@@ -84,7 +84,7 @@ class Core:
         self._choices[request] = _Choice(request, detokenizer)
         self._of_id.setdefault(request.id, []).append(request)
         if request.deadline is not None:
-            heapq.heappush(self._deadlines, (request.deadline, request.key[1], request))
+            self._watch(request, request.deadline)
         self.scheduler.add(request)
 
     def abort(self, request_id: str) -> list[Event]:
@@ -129,6 +129,12 @@ class Core:
         for request in step.tokens:
             request.scheduled = request.scheduled or started
             self._accept(self._choices[request], samples[request])
+
+    def _watch(self, request: Request, deadline: float) -> None:
+        if len(self._deadlines) > 2 * len(self._choices):  # Ended requests would stay here until their deadline.
+            self._deadlines = [entry for entry in self._deadlines if entry[2].state is not State.ENDED]
+            heapq.heapify(self._deadlines)
+        heapq.heappush(self._deadlines, (deadline, request.key[1], request))
 
     def _expire(self) -> None:
         now = time.monotonic()

@@ -231,6 +231,8 @@ class Engine:
             raise EngineDead(self._failure or "the engine is shut down")
         if request_id in self._submissions:
             raise InvalidRequest(f"a request with the id {request_id} is under way", "request_id")
+        if choices > self.plan.max_waiting:
+            raise InvalidRequest(f"n is {choices}; only {self.plan.max_waiting} requests may wait", "n")
         waiting = self._core.scheduler.waiting_count + self._unread
         if waiting + choices > self.plan.max_waiting:
             raise QueueFull(f"{waiting} requests wait already; the bound is {self.plan.max_waiting}")

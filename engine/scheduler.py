@@ -118,26 +118,28 @@ class Scheduler:
             if request.state is not State.RUNNING:
                 continue
             count = min(request.remaining, budget)
-            budget += self._make_room(request, count, step)
-            if request.state is State.RUNNING:
-                self._grow(request, count)
+            if self._grow(request, count, step):
                 step.tokens[request] = count
                 budget -= count
         return budget
 
-    def _make_room(self, request: Request, count: int, step: Step) -> int:
-        """Preempt from the tail until `count` more tokens of `request` fit, or it is itself preempted.
+    def _grow(self, request: Request, count: int, step: Step) -> bool:
+        """Take the pages that `count` more tokens need, preempting from the tail; False if `request` itself had to go.
 
-        Returns:
-            Tokens of the budget set free by preempting requests already in `step`.
+        A prompt holds its pages from the start, so only decodes come to need one, and those are scheduled best first:
+        a victim is never in the step already.
         """
-        freed = 0
-        while self._pages_missing(request, count) > self.pool.available and request.state is State.RUNNING:
+        missing = self.pages_for(request.computed + count) - len(request.pages)
+        while missing > self.pool.available:
             victim = self._running[-1]
-            freed += step.tokens.pop(victim, 0)
+            assert victim not in step.tokens
             self._preempt(victim)
             step.preempted.append(victim)
-        return freed
+            if victim is request:
+                return False
+        if missing > 0:
+            request.pages += self.pool.allocate(missing)
+        return True
 
     def _preempt(self, victim: Request) -> None:
         self._running.remove(victim)
@@ -209,14 +211,6 @@ class Scheduler:
             request.cached_tokens = request.computed
             self.prefix_queries += request.prompt_length
             self.prefix_hits += request.computed
-
-    def _pages_missing(self, request: Request, count: int) -> int:
-        return self.pages_for(request.computed + count) - len(request.pages)
-
-    def _grow(self, request: Request, count: int) -> None:
-        missing = self._pages_missing(request, count)
-        if missing > 0:
-            request.pages += self.pool.allocate(missing)
 
     def _give_back_pages(self, request: Request) -> None:
         self.pool.release(request.pages)

@@ -501,7 +501,7 @@ def test_leaving_a_stream_early_aborts_the_request(tokenizer: Tokenizer) -> None
         await until(lambda: engine.statistics().running == 0)
         assert engine.statistics().pages_used == 0
 
-    with_engine(StubModel(4), tokenizer, work, pages=2000)
+    with_engine(StubModel(4), tokenizer, work, pages=100_000)
 
 
 def test_an_aborted_request_tells_its_stream(tokenizer: Tokenizer) -> None:
@@ -514,7 +514,7 @@ def test_an_aborted_request_tells_its_stream(tokenizer: Tokenizer) -> None:
         [finish] = finishes([event async for event in stream])
         assert finish.reason is FinishReason.ABORTED
 
-    with_engine(StubModel(4), tokenizer, work, pages=2000)
+    with_engine(StubModel(4), tokenizer, work, pages=100_000)
 
 
 def test_a_timeout_ends_a_request(tokenizer: Tokenizer) -> None:
@@ -559,17 +559,27 @@ def test_more_requests_than_may_wait_are_refused(tokenizer: Tokenizer, choices: 
     with_engine(StubModel(4, gate), tokenizer, work, max_waiting=8, max_running=1)
 
 
+def test_more_choices_than_may_ever_wait_are_a_bad_request(tokenizer: Tokenizer) -> None:
+    async def work(engine: Engine) -> None:
+        with pytest.raises(InvalidRequest, match="only 8 requests may wait"):
+            engine.submit([1], plain(n=9))
+
+    with_engine(StubModel(4), tokenizer, work, max_waiting=8, max_running=1)
+
+
 def test_a_lost_device_fails_every_request_and_closes_the_engine(tokenizer: Tokenizer) -> None:
-    model = StubModel(4)
+    gate = Gate()
+    model = StubModel(4, gate)
     model.faults[3] = DeviceLost("gone")
     told: list[str] = []
     engine = make_engine(model, tokenizer)
     engine.start(told.append)
 
     async def work() -> None:
-        streams = await asyncio.gather(*(collect(engine, [n], plain(max_tokens=None)) for n in range(12)))
-        for events in streams:
-            [finish] = finishes(events)
+        streams = [engine.stream(engine.submit([n], plain(max_tokens=None))) for n in range(12)]
+        gate.open.set()
+        for stream in streams:
+            [finish] = finishes([event async for event in stream])
             assert finish.reason is FinishReason.FAILED
             assert finish.error == "the engine stopped: DeviceLost: gone"
         with pytest.raises(EngineDead, match="gone"):

@@ -36,9 +36,11 @@ def architecture(folder: Path, **changes: Any) -> Architecture:
 
 
 def test_the_demo_is_read_as_its_config_says() -> None:
-    shape = read_architecture(DEMO)
-    assert (shape.layers, shape.heads, shape.kv_heads, shape.head_dim, shape.tied) == (5, 4, 2, 64, True)
-    assert shape.cache_values_per_token == 2 * 5 * 2 * 64
+    shape, config = read_architecture(DEMO), json.loads((DEMO / "config.json").read_text())
+    assert (shape.layers, shape.heads) == (config["num_hidden_layers"], config["num_attention_heads"])
+    assert (shape.kv_heads, shape.head_dim) == (config["num_key_value_heads"], config["head_dim"])
+    assert (shape.vocab_size, shape.tied) == (config["vocab_size"], config["tie_word_embeddings"])
+    assert shape.cache_values_per_token == 2 * shape.layers * shape.kv_heads * shape.head_dim
 
 
 def test_an_unknown_architecture_is_refused_naming_the_known_ones(tmp_path: Path) -> None:
