@@ -1,4 +1,4 @@
-"""Make a model folder of a real shape with random weights: `python benchmarks/make_model.py OUT --shape 135m`."""
+"""Make a model folder of a real shape with random weights: `python -m benchmarks.make_model OUT`."""
 
 from __future__ import annotations
 

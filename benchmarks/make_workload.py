@@ -1,4 +1,4 @@
-"""Make a workload for `pilotlight bench offline`: `python benchmarks/make_workload.py FILE`."""
+"""Make a workload for `pilotlight bench offline`: `python -m benchmarks.make_workload FILE`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A workload through transformers' continuous batching, greedy; prints one JSON object.
 
-`python benchmarks/peer_transformers.py MODEL --workload FILE --dtype bfloat16`
+`python -m benchmarks.peer_transformers MODEL --workload FILE --dtype bfloat16`
 """
 
 from __future__ import annotations
