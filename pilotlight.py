@@ -32,7 +32,7 @@ app.add_typer(bench, name="bench")
 
 
 def parse_size(text: str) -> int:
-    """Bytes from a text such as 512MiB, 2GB or 1.5g; a bare letter means the power of two.
+    """Bytes from a text such as 512MiB, 2GB or 1.5g; a bare letter means the power of ten, as in the settings.
 
     Raises:
         typer.BadParameter: it is none of these.
@@ -41,7 +41,7 @@ def parse_size(text: str) -> int:
     if match is None:
         raise typer.BadParameter(f"{text} is no size; write it like 512MiB, 2GB or 1.5g")
     number, letter, suffix = match.groups()
-    step = 1000 if suffix == "b" else 1024
+    step = 1024 if suffix == "ib" else 1000
     return int(float(number) * step ** " kmgt".index(letter or " "))
 
 

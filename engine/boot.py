@@ -20,6 +20,7 @@ from engine.scheduler import Scheduler
 from engine.source import find_model
 from engine.text import Tokenizer
 from engine.timeline import Timeline
+from engine.torch_import import import_torch
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +54,7 @@ def boot_core(config: EngineConfig, timeline: Timeline | None = None) -> Booted:
     with timeline.span("model files"):
         model, shape = _read_model(config)
     with timeline.span("import torch"):
-        import torch
+        import_torch()
     with timeline.span("device"):
         device, dtype, threads = _open_device(config)
     with timeline.span("weights"):
@@ -64,7 +65,6 @@ def boot_core(config: EngineConfig, timeline: Timeline | None = None) -> Booted:
             threads=threads, weight_bytes=weight_bytes, free_memory=_free_memory(device),
         )
         core = _assemble(plan, shape, decoder, model.tokenizer, dtype, device)
-    del torch
     return Booted(core, model, plan, timeline)
 
 

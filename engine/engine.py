@@ -231,11 +231,13 @@ class Engine:
             raise EngineDead(self._failure or "the engine is shut down")
         if request_id in self._submissions:
             raise InvalidRequest(f"a request with the id {request_id} is under way", "request_id")
-        if choices > self.plan.max_waiting:
-            raise InvalidRequest(f"n is {choices}; only {self.plan.max_waiting} requests may wait", "n")
-        waiting = self._core.scheduler.waiting_count + self._unread
-        if waiting + choices > self.plan.max_waiting:
-            raise QueueFull(f"{waiting} requests wait already; the bound is {self.plan.max_waiting}")
+        scheduler, plan = self._core.scheduler, self.plan
+        if choices > plan.max_running + plan.max_waiting:
+            raise InvalidRequest(f"n is {choices}; only {plan.max_running + plan.max_waiting} may run and wait", "n")
+        waiting = scheduler.waiting_count + self._unread
+        # What a free row will take at the next step does not count as waiting.
+        if waiting + choices > plan.max_waiting + plan.max_running - scheduler.running_count:
+            raise QueueFull(f"{waiting} requests wait already; the bound is {plan.max_waiting}")
 
     def _run(self) -> None:
         try:

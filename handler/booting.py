@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import os
+import signal
 import sys
 from concurrent.futures import Future
 from threading import Thread
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from engine.errors import EngineDead, PilotlightError
 from engine.timeline import Timeline
+from engine.torch_import import import_torch
 
 if TYPE_CHECKING:
     from engine.config import EngineConfig
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
 
 class NotReady(PilotlightError):
     """The engine is still booting."""
+
+
+def exit_on_sigterm() -> None:
+    """Let SIGTERM end the process at once, until a server's or a worker's own loop handles it.
+
+    Nothing is lost before the first request. Without a handler Python would ignore it as a container's first process.
+    """
+    signal.signal(signal.SIGTERM, lambda signum, frame: os._exit(0))
 
 
 class Boot:
@@ -39,7 +48,7 @@ class Boot:
         self.ready_s: float | None = None
         self.failure: Future[str] = Future()
         self._engine: Future[Engine] = Future()
-        self._importing = Thread(target=importlib.import_module, args=("torch",), name="import torch", daemon=True)
+        self._importing = Thread(target=import_torch, name="import torch", daemon=True)
         self._importing.start()
 
     def begin(self, config: EngineConfig) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -12,6 +12,13 @@ from handler.openai.errors import from_validation
 from handler.openai.schema import ChatRequest, CompletionRequest
 
 M = TypeVar("M", bound=BaseModel)
+
+
+_NOT_SAMPLING: Final = frozenset({
+    "prompt", "messages", "stream", "stream_options", "tools", "tool_choice", "parallel_tool_calls", "logprobs",
+    "top_logprobs",
+})
+"""Fields of a request whose effect the output of a `TextInput` could not show, or that have a place of their own."""
 
 
 class _Input(BaseModel):
@@ -42,6 +49,8 @@ class TextInput(_Input):
         """
         if (self.prompt is None) == (self.messages is None):
             raise InvalidRequest("a job's input needs either prompt or messages (or openai_route, or warmup)", "input")
+        for name in _NOT_SAMPLING & self.sampling_params.keys():
+            raise InvalidRequest(f"sampling_params: {name} is not supported there; use openai_route", "sampling_params")
         if self.messages is None:
             return parse(CompletionRequest, {**self.sampling_params, "prompt": self.prompt})
         return parse(ChatRequest, {**self.sampling_params, "messages": self.messages})

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from engine.errors import InvalidConfig, PilotlightError
-from handler.booting import Boot
+from handler.booting import Boot, exit_on_sigterm
 
 if TYPE_CHECKING:
     from uvicorn import Server
@@ -33,45 +33,48 @@ def serve(**overrides: object) -> int:
     Args:
         overrides: fields of `Settings` that win over the environment, where they are not None.
     """
+    exit_on_sigterm()
     boot = Boot()
     error = None
     try:
-        settings = _read_settings(overrides)
-        boot.begin(settings.engine_config())
-        error = asyncio.run(_serve(boot, settings, _listen(settings.host, settings.port)))
+        settings = _begin(boot, overrides)
+        error = asyncio.run(_serve(boot, settings, _listen(settings)))
     except InvalidConfig as invalid:
         error = str(invalid)
     except KeyboardInterrupt:
         pass
     if error is not None:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"pilotlight: {error}", file=sys.stderr)
     return boot.end(0 if error is None else 1)
 
 
-def _read_settings(overrides: dict[str, object]) -> Settings:
+def _begin(boot: Boot, overrides: dict[str, object]) -> Settings:
     from handler import logs
-    from handler.settings import read_settings, unsupported_variables
+    from handler.settings import read_settings
 
     logs.configure()
     settings = read_settings(**overrides)
-    for name in unsupported_variables():
-        _log.warning("%s is set but has no effect here", name)
+    boot.begin(settings.engine_config())
     return settings
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(settings: Settings) -> socket.socket:
     """A listening socket: from here on the system takes connections, which wait until the server answers them."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        listener = socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
     except OSError as error:
-        raise InvalidConfig(f"cannot listen on {host} port {port}: {error.strerror}") from error
+        raise InvalidConfig(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}") from error
+    host, port = listener.getsockname()[:2]
+    _log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    if not settings.api_keys and not ipaddress.ip_address(host).is_loopback:
+        _log.warning("listening on %s without an API key: anyone who can reach it may use it", host)
+    return listener
 
 
 async def _serve(boot: Boot, settings: Settings, listener: socket.socket) -> str | None:
     """Serve to the end; what failed, if that was the end."""
     server = _make_server(boot, settings)
-    _announce(settings, listener)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     failing = asyncio.create_task(_failure(boot))
     await asyncio.wait((serving, failing), return_when=asyncio.FIRST_COMPLETED)
@@ -100,13 +103,6 @@ def _make_server(boot: Boot, settings: Settings) -> Server:
 
     app = make_app(Frontend(boot, settings))
     return Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=settings.grace))
-
-
-def _announce(settings: Settings, listener: socket.socket) -> None:
-    host, port = listener.getsockname()[:2]
-    _log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
-    if not settings.api_keys and not ipaddress.ip_address(host).is_loopback:
-        _log.warning("listening on %s without an API key: anyone who can reach it may use it", host)
 
 
 async def _failure(boot: Boot) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Annotated
 
@@ -18,6 +19,7 @@ UNSUPPORTED_VARIABLES = (
 )
 """Variables of RunPod's vLLM worker that would change the answers there and do nothing here."""
 
+_log = logging.getLogger("pilotlight.settings")
 _DTYPE_ALIASES = {"half": "float16", "float": "float32"}
 
 
@@ -102,9 +104,13 @@ class Settings(BaseSettings):
 def read_settings(**overrides: object) -> Settings:
     """Settings from the environment; `overrides`, under the fields' names, win where they are not None.
 
+    Warns in the log of variables that are set and have no effect here.
+
     Raises:
         InvalidConfig: one line naming the variable or the override, and its value's fault.
     """
+    for name in unsupported_variables():
+        _log.warning("%s is set but has no effect here", name)
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
         return Settings(**given)  # type: ignore[arg-type]

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import logging
 import multiprocessing
 import os
 import signal
 import sys
 from threading import Timer
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
 from engine.errors import InvalidConfig
-from handler.booting import Boot
+from handler.booting import Boot, exit_on_sigterm
 
 if TYPE_CHECKING:
     from handler.frontend import Frontend
     from handler.jobs import Jobs
 
-FAILURE_NOTICE_S: Final = 5.0
+FAILURE_NOTICE_S: Final = 3.0
 """After a device error: how long failed jobs' answers get to reach RunPod before the process exits."""
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -28,15 +27,14 @@ _PR_SET_PDEATHSIG: Final = 1
 
 def main() -> int:
     """Run the worker, or one of the SDK's local modes; gives the exit status."""
-    # Until the SDK's loop has its own handler, Python as a container's first process would ignore SIGTERM.
-    signal.signal(signal.SIGTERM, _exit_at_once)
+    exit_on_sigterm()
     boot = Boot()
-    runpod = _import_sdk()
     try:
         frontend = _make_frontend(boot)
     except InvalidConfig as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"pilotlight: {error}", file=sys.stderr)
         return boot.end(1)
+    runpod = _import_sdk()
     from handler.jobs import Jobs
     from handler.local_test import is_local_test, run_local_test
 
@@ -60,13 +58,11 @@ def _import_sdk() -> ModuleType:
 def _make_frontend(boot: Boot) -> Frontend:
     from handler import logs
     from handler.frontend import Frontend
-    from handler.settings import read_settings, unsupported_variables
+    from handler.settings import read_settings
 
     logs.configure()
     settings = read_settings()
     boot.begin(settings.engine_config())
-    for name in unsupported_variables():
-        logging.getLogger("pilotlight.worker").warning("%s is set but has no effect here", name)
     return Frontend(boot, settings)
 
 
@@ -89,11 +85,6 @@ def _start(runpod: ModuleType, boot: Boot, jobs: Jobs, concurrency: int) -> None
 def _die_with_parent() -> None:
     """The SDK's heartbeat is a forked child, which otherwise goes on saying that a killed worker is alive."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _exit_at_once(signum: int, frame: FrameType | None) -> None:
-    """Nothing is lost before the first job; the boot's thread could not be ended cleanly."""
-    os._exit(0)
 
 
 def _exit_failed() -> None:

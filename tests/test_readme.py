@@ -63,6 +63,11 @@ def port(environment: dict[str, str]) -> Iterator[int]:
         assert process.wait(timeout=60) == 0
 
 
+def holds_answer(output: str) -> bool:
+    """Whether the numbers come in a row, be it in pieces."""
+    return ANSWER in " ".join(re.findall(r"\d+", output))
+
+
 def wait_until_ready(port: int, process: subprocess.Popen[bytes]) -> None:
     for _ in range(600):
         assert process.poll() is None, "the server has exited"
@@ -86,13 +91,13 @@ def run(arguments: list[str], environment: dict[str, str], folder: Path) -> str:
 @pytest.mark.parametrize("text", commands())
 def test_commands_run(text: str, environment: dict[str, str], port: int, tmp_path: Path) -> None:
     output = run(["bash", "-euo", "pipefail", "-c", text.replace("8000", str(port))], environment, tmp_path)
-    assert ANSWER in output or "Count" not in text
+    assert holds_answer(output) or "Count" not in text
 
 
 @pytest.mark.parametrize("text", blocks("python"))
 def test_examples_run(text: str, environment: dict[str, str], port: int, tmp_path: Path) -> None:
     output = run([sys.executable, "-c", text.replace("8000", str(port))], environment, tmp_path)
-    assert ANSWER in output
+    assert holds_answer(output)
 
 
 def test_ci_installs_and_tests_with_the_readmes_commands() -> None:

@@ -57,8 +57,8 @@ def not_found(message: str, param: str | None = None, code: str | None = None) -
 
 def unauthorised() -> ApiError:
     """No key, or a wrong one."""
-    return ApiError(401, "a valid API key is needed: Authorization: Bearer KEY", "authentication_error",
-                    code="invalid_api_key")
+    message = "a valid API key is needed: Authorization: Bearer KEY"
+    return ApiError(401, message, "authentication_error", code="invalid_api_key")
 
 
 def internal() -> ApiError:

@@ -71,8 +71,7 @@ class OpenAIService:
         self._check_model(request.model)
         params = chat_params(request, self._defaults)
         self._check_choices(params.n)
-        text = await asyncio.to_thread(self._render, request)
-        prompt = await asyncio.to_thread(self.engine.model.tokenizer.encode, text, False, "messages")
+        prompt = await asyncio.to_thread(self._encode_chat, request)
         writer = ChatWriter(self.engine.model.tokenizer, self.model_name, params.n, bool(request.offered_tools))
         generation = self._generate(request, [prompt], params, request.length, api_key)
         return Answer(generation, writer, request.include_usage)
@@ -87,6 +86,10 @@ class OpenAIService:
             self.engine, self.metrics, prompts, params, priority=request.priority or 0,
             salt=cache_salt(api_key, request.cache_salt), timeout=self._settings.request_timeout,
         )
+
+    def _encode_chat(self, request: ChatRequest) -> list[int]:
+        # The template has written its own special tokens.
+        return self.engine.model.tokenizer.encode(self._render(request), add_special_tokens=False, param="messages")
 
     def _render(self, request: ChatRequest) -> str:
         template = self.engine.model.chat_template

@@ -561,8 +561,8 @@ def test_more_requests_than_may_wait_are_refused(tokenizer: Tokenizer, choices: 
 
 def test_more_choices_than_may_ever_wait_are_a_bad_request(tokenizer: Tokenizer) -> None:
     async def work(engine: Engine) -> None:
-        with pytest.raises(InvalidRequest, match="only 8 requests may wait"):
-            engine.submit([1], plain(n=9))
+        with pytest.raises(InvalidRequest, match="only 9 may run and wait"):
+            engine.submit([1], plain(n=10))
 
     with_engine(StubModel(4), tokenizer, work, max_waiting=8, max_running=1)
 

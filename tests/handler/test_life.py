@@ -132,7 +132,7 @@ def test_warns_when_others_can_reach_it_without_a_key(key: str, warned: bool) ->
 def test_bad_settings_are_one_line_and_exit_1(environment: dict[str, str], line: str) -> None:
     with running(Process, "-m", "pilotlight", "serve", "--port", "0", environment=environment) as process:
         assert process.wait() == 1
-        errors = [text for text in process.output.splitlines() if text.startswith("error: ")]
+        errors = [text for text in process.output.splitlines() if text.startswith("pilotlight: ")]
         assert len(errors) == 1
         assert line in errors[0]
         assert "Traceback" not in process.output

@@ -103,6 +103,7 @@ def test_the_vllm_workers_own_shape(
         ({"prompt": "a", "sampling_params": {"temperature": -1}}, "temperature"),
         (openai_job(messages=MESSAGES, max_tokens=-1), "max_tokens"),
         (openai_job(route="/v1/embeddings"), "/v1/embeddings"),
+        ({"prompt": "a", "sampling_params": {"logprobs": 1}}, "logprobs"),
         ({"warmup": False}, "warmup"),
     ],
     ids=lambda value: str(value)[-40:],
