@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,12 +24,24 @@ if TYPE_CHECKING:
     from engine.doctor import Check
     from engine.llm import LLM
 
-app = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
-    help="A serverless GPU function for language models.",
-)
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 bench = typer.Typer(no_args_is_help=True, help="Measure: the engine alone, or a running endpoint.")
 app.add_typer(bench, name="bench")
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        _write(f"pilotlight {metadata.version('pilotlight')}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_say_version, help="Say which version this is.")
+    ] = False,
+) -> None:
+    """A serverless GPU function for language models."""
 
 
 def parse_size(text: str) -> int:
@@ -93,17 +106,19 @@ def generate(
     raw: Annotated[bool, typer.Option("--raw", help="Do not apply the model's chat template.")] = False,
     device: DeviceOption = "auto",
     dtype: DTypeOption = "auto",
+    max_model_len: ContextOption = None,
+    kv_memory: MemoryOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Complete one prompt in this process, printed as it is generated."""
     from engine.request import SamplingParams
     from engine.terminal import complete
 
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = _read_stdin() if prompt == "-" else prompt
     params = SamplingParams(max_tokens=max_tokens, temperature=temperature)
-    llm = _load(EngineConfig(model, device, dtype), quiet=as_json)
+    llm = _load(EngineConfig(model, device, dtype, max_model_len, kv_memory), quiet=as_json)
     completion = complete(llm, text, params, raw=raw, write=_ignore if as_json else _write)
-    print(json.dumps(asdict(completion)) if as_json else "")
+    _write(json.dumps(asdict(completion)) + "\n" if as_json else "\n")
 
 
 @app.command()
@@ -113,6 +128,8 @@ def chat(
     temperature: Temperature = 0.0,
     device: DeviceOption = "auto",
     dtype: DTypeOption = "auto",
+    max_model_len: ContextOption = None,
+    kv_memory: MemoryOption = None,
 ) -> None:
     """Talk in the terminal. /reset forgets, /quit or Ctrl-D leaves, Ctrl-C ends the answer."""
     import readline  # noqa: F401 (gives `input` a history and its keys)
@@ -121,8 +138,9 @@ def chat(
     from engine.terminal import converse
 
     params = SamplingParams(max_tokens=max_tokens, temperature=temperature)
-    llm = _load(EngineConfig(model, device, dtype), quiet=False)
-    converse(llm, params, lambda: input("> "), _write)
+    llm = _load(EngineConfig(model, device, dtype, max_model_len, kv_memory), quiet=False)
+    prompt = "> " if sys.stdin.isatty() else ""
+    converse(llm, params, lambda: input(prompt), _write)
 
 
 @bench.command()
@@ -145,6 +163,8 @@ def offline(
     from engine.bench import Bench, read_workload
 
     jobs = read_workload(workload)
+    if tokens_out is not None:
+        tokens_out.touch()  # A place that cannot be written is better known before the run than after it.
     with _working(f"loading {model}", as_json):
         run = Bench(EngineConfig(model, device, dtype, max_model_len, kv_memory), jobs)
     _note(run.plan.lines())
@@ -193,7 +213,7 @@ def doctor(as_json: JsonOption = False) -> None:
     with _working("looking around", as_json):
         checks = list(examine())
     if as_json:
-        print(json.dumps({"checks": [asdict(check) for check in checks]}))
+        _write(json.dumps({"checks": [asdict(check) for check in checks]}) + "\n")
     else:
         _print_checks(checks)
     if not all(check.ok for check in checks if check.required):
@@ -207,6 +227,13 @@ def _load(config: EngineConfig, quiet: bool) -> LLM:
         llm = LLM(**asdict(config))
     _note(llm.booted.plan.warnings)
     return llm
+
+
+def _read_stdin() -> str:
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise PilotlightError(f"standard input is not UTF-8: {error.reason} at byte {error.start}") from None
 
 
 def _write(text: str) -> None:
@@ -225,10 +252,10 @@ def _note(lines: Iterable[str]) -> None:
 def _report(fields: dict[str, Any], as_json: bool) -> None:
     """Figures on standard output: one JSON object, or a line each for a person."""
     if as_json:
-        print(json.dumps(fields))
+        _write(json.dumps(fields) + "\n")
         return
     for name, value in fields.items():
-        print(f"{name:<20} {_describe(value)}")
+        _write(f"{name:<20} {_describe(value)}\n")
 
 
 def _describe(value: object) -> str:
@@ -278,7 +305,7 @@ def main() -> None:
     """Run the command; what a user can mend is one line on standard error and exit status 1."""
     try:
         app()
-    except PilotlightError as error:
+    except (PilotlightError, OSError) as error:
         print(f"pilotlight: {error}", file=sys.stderr)
         sys.exit(1)
 

@@ -95,17 +95,25 @@ def converse(llm: LLM, params: SamplingParams, ask: Callable[[], str], write: Wr
 
 
 def _lines(ask: Callable[[], str], write: Write) -> Iterator[str]:
-    """What the user types, without empty lines, until they leave."""
-    while True:
+    """What the user types, without empty lines and unknown commands, until they leave."""
+    while (line := _line(ask, write)) not in (None, "/quit"):
+        if line.startswith("/") and line != "/reset" and " " not in line:
+            write("(unknown command; /reset forgets, /quit leaves)\n")
+        elif line:
+            yield line
+
+
+def _line(ask: Callable[[], str], write: Write) -> str | None:
+    """The next line; None at its end, or at a second Ctrl-C on end: the first one may have been meant for an answer."""
+    for hint in ("(Ctrl-C again, Ctrl-D or /quit leaves)", ""):
         try:
-            line = ask().strip()
+            return ask().strip()
         except EOFError:
             write("\n")
-            return
-        if line == "/quit":
-            return
-        if line:
-            yield line
+            return None
+        except KeyboardInterrupt:
+            write(f"\n{hint}\n" if hint else "\n")
+    return None
 
 
 class _Interrupted(Exception):

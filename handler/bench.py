@@ -96,12 +96,12 @@ class _Tally:
     e2e: list[float] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
 
-    def add(self, start: float, arrivals: Sequence[float], tokens: int) -> None:
-        """Take in a finished request: when it began, when each of its chunks came, and the tokens it says it made."""
+    def add(self, start: float, arrivals: Sequence[float], end: float, tokens: int) -> None:
+        """Take in a finished request: when it began, when each piece of text came, its end, and the tokens it made."""
         self.output_tokens += tokens
         self.ttft.append(arrivals[0] - start)
         self.itl += [after - before for before, after in pairwise(arrivals)]
-        self.e2e.append(arrivals[-1] - start)
+        self.e2e.append(end - start)
 
 
 class _CallFailed(Exception):
@@ -117,11 +117,14 @@ def read_trace(file: Path, count: int, speed: float) -> list[Call]:
     """The first `count` arrivals of a trace in the format of Azure's LLM inference traces, `speed` times as fast.
 
     Raises:
-        InvalidTrace: a line is not of that format.
+        InvalidTrace: it is no CSV, or a line is not of that format.
     """
-    with file.open(newline="", encoding="utf-8") as lines:
-        rows = csv.DictReader(lines)
-        read = [_read_row(row, f"{file}, line {rows.line_num}") for row in islice(rows, count)]
+    try:
+        with file.open(newline="", encoding="utf-8") as lines:
+            rows = csv.DictReader(lines)
+            read = [_read_row(row, f"{file}, line {rows.line_num}") for row in islice(rows, count)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InvalidTrace(f"{file} is no CSV: {error}") from None
     if not read:
         raise InvalidTrace(f"{file} holds no arrival")
     begin = min(when for when, _ in read)
@@ -198,7 +201,8 @@ async def _make_calls(
         start = time.monotonic() if call.at is None else begin + call.at
         await asyncio.sleep(start - time.monotonic())
         try:
-            tally.add(start, *await _call(client, model, call))
+            arrivals, tokens = await _call(client, model, call)
+            tally.add(start, arrivals, time.monotonic(), tokens)
         except (_CallFailed, httpx.HTTPError, ValueError, LookupError) as error:
             tally.errors[str(error) or type(error).__name__] += 1
         on_done(1)
@@ -209,7 +213,8 @@ async def _call(client: httpx.AsyncClient, model: str, call: Call) -> tuple[list
     prompt = call.prompt if isinstance(call.prompt, str) else random.choices(_TOKEN_IDS, k=call.prompt)
     body = {
         "model": model, "prompt": prompt, "max_tokens": call.max_tokens, "temperature": 0, "ignore_eos": True,
-        "stream": True, "stream_options": {"include_usage": True},
+        # Tokens without text would show as a gap before the next one that has some.
+        "skip_special_tokens": False, "stream": True, "stream_options": {"include_usage": True},
     }
     arrivals: list[float] = []
     async with client.stream("POST", "completions", json=body) as response:
@@ -230,7 +235,7 @@ def _read_line(line: str, arrivals: list[float]) -> int | None:
     chunk = json.loads(data)
     if "error" in chunk:
         raise _CallFailed(str(chunk["error"].get("message")))
-    if chunk.get("choices"):
+    if any(choice.get("text") for choice in chunk.get("choices") or ()):
         arrivals.append(time.monotonic())
     usage = chunk.get("usage")
     return usage["completion_tokens"] if usage else None

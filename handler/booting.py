@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -20,16 +21,21 @@ if TYPE_CHECKING:
     from engine.engine import Engine
 
 
+_log = logging.getLogger("pilotlight.boot")
+
+
 class NotReady(PilotlightError):
     """The engine is still booting."""
 
 
-def exit_on_sigterm() -> None:
-    """Let SIGTERM end the process at once, until a server's or a worker's own loop handles it.
+def exit_on_signals() -> None:
+    """Let SIGTERM and Ctrl-C end the process at once, until a server's or a worker's own loop handles them.
 
-    Nothing is lost before the first request. Without a handler Python would ignore it as a container's first process.
+    Nothing is lost before the first request. Without a handler Python would ignore SIGTERM as a container's first
+    process, and would answer Ctrl-C with a traceback out of whatever is being imported.
     """
-    signal.signal(signal.SIGTERM, lambda signum, frame: os._exit(0))
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda signum, frame: os._exit(0))
 
 
 class Boot:
@@ -87,6 +93,13 @@ class Boot:
     def join(self) -> Engine:
         """`wait` for callers without an event loop."""
         return self._engine.result()
+
+    def cut(self) -> None:
+        """End every request at once, each with an error; none is taken any more. Does not wait for it."""
+        with contextlib.suppress(PilotlightError):
+            engine, statistics = self.engine, self.engine.statistics()
+            _log.warning("%d requests are cut short", statistics.running + statistics.waiting)
+            Thread(target=engine.stop, name="cut", daemon=True).start()
 
     def end(self, status: int) -> int:
         """Stop the engine and give back the exit status.

@@ -73,6 +73,8 @@ def parse_input(given: object) -> JobInput:
         return parse(OpenAIInput, given)
     if "warmup" in given:
         return parse(WarmupInput, given)
+    for name in given.keys() - TextInput.model_fields.keys():
+        raise InvalidRequest(f"{name} is no field of a job's input; sampling parameters go into sampling_params", name)
     return parse(TextInput, given)
 
 

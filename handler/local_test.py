@@ -27,7 +27,8 @@ def run_local_test(jobs: Jobs, arguments: Sequence[str]) -> int:
     try:
         job = _read_job(arguments)
     except (OSError, ValueError) as error:
-        print(f"error: no job to test: {error}", file=sys.stderr)
+        print(f"pilotlight: no job to test: {error}", file=sys.stderr)
+        print("Give it in test_input.json or with --test_input; the queue is RUNPOD_WEBHOOK_GET_JOB.", file=sys.stderr)
         return 1
     outputs = asyncio.run(_collect(jobs, job))
     print(json.dumps(outputs, ensure_ascii=False))

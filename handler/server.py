@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ipaddress
 import logging
 import socket
 import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from engine.errors import InvalidConfig, PilotlightError
-from handler.booting import Boot, exit_on_sigterm
+from handler.booting import Boot, exit_on_signals
 
 if TYPE_CHECKING:
-    from uvicorn import Server
-
+    from handler.graceful import GracefulServer
     from handler.settings import Settings
 
 FAILURE_NOTICE_S: Final = 2.0
@@ -33,7 +30,7 @@ def serve(**overrides: object) -> int:
     Args:
         overrides: fields of `Settings` that win over the environment, where they are not None.
     """
-    exit_on_sigterm()
+    exit_on_signals()
     boot = Boot()
     error = None
     try:
@@ -41,8 +38,6 @@ def serve(**overrides: object) -> int:
         error = asyncio.run(_serve(boot, settings, _listen(settings)))
     except InvalidConfig as invalid:
         error = str(invalid)
-    except KeyboardInterrupt:
-        pass
     if error is not None:
         print(f"pilotlight: {error}", file=sys.stderr)
     return boot.end(0 if error is None else 1)
@@ -86,23 +81,12 @@ async def _serve(boot: Boot, settings: Settings, listener: socket.socket) -> str
     return failing.result()
 
 
-def _make_server(boot: Boot, settings: Settings) -> Server:
-    import uvicorn
-
+def _make_server(boot: Boot, settings: Settings) -> GracefulServer:
     from handler.app import make_app
     from handler.frontend import Frontend
+    from handler.graceful import GracefulServer
 
-    class Server(uvicorn.Server):
-        """Ends well after a signal; uvicorn's own raises it anew and so dies of it."""
-
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            with super().capture_signals():
-                yield
-                self._captured_signals.clear()
-
-    app = make_app(Frontend(boot, settings))
-    return Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=settings.grace))
+    return GracefulServer(make_app(Frontend(boot, settings)), settings.grace, boot.cut)
 
 
 async def _failure(boot: Boot) -> str:

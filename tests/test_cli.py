@@ -6,8 +6,10 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -86,14 +88,61 @@ def test_a_reader_that_leaves_is_no_traceback() -> None:
 
 
 def test_interrupt_is_quiet_and_exits_130() -> None:
-    process = subprocess.Popen(
-        [*PROGRAM, "chat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.read(2) == "> "
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (130, "")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        process = subprocess.Popen([*PROGRAM, "bench", "http", "--url", url], stderr=subprocess.PIPE, text=True)
+        silent.accept()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors.strip()) == (130, "")
+
+
+def test_chat_leaves_at_a_second_interrupt_in_a_row_and_knows_its_commands(llm: LLM) -> None:
+    lines: Iterator[str | type[KeyboardInterrupt]] = iter([
+        KeyboardInterrupt, "Count from 1 to 4.", "/help", KeyboardInterrupt, KeyboardInterrupt,
+    ])
+    written: list[str] = []
+
+    def ask() -> str:
+        line = next(lines)
+        if isinstance(line, str):
+            return line
+        raise line
+
+    converse(llm, SamplingParams(temperature=0, max_tokens=100), ask, written.append)
+    said = "".join(written).split("\n")
+    assert said[1:] == [
+        "(Ctrl-C again, Ctrl-D or /quit leaves)", "1 2 3 4", "(unknown command; /reset forgets, /quit leaves)", "",
+        "(Ctrl-C again, Ctrl-D or /quit leaves)", "", "",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "cause"),
+    [
+        ("generate -p x --max-tokens 2 --json >/dev/full", "", "No space left"),
+        ("generate -p -", "printf '\\xff'", "standard input is not UTF-8"),
+        ("bench http --url http://127.0.0.1:1 --trace /bin/true", "", "/bin/true is no CSV"),
+    ],
+)
+def test_what_the_shell_hands_over_may_be_unusable(arguments: str, stdin: str, cause: str) -> None:
+    command = f"{stdin or 'true'} | {' '.join(PROGRAM)} {arguments}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 1
+    assert [line for line in done.stderr.splitlines() if cause in line] == done.stderr.splitlines()
+
+
+def test_a_place_that_cannot_be_written_is_known_before_the_run(tmp_path: Path) -> None:
+    workload = tmp_path / "w.jsonl"
+    workload.write_text('{"ids": [1], "max_tokens": 1}')
+    done = run("bench", "offline", "--workload", str(workload), "--tokens-out", "/nowhere/at/all")
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == ["pilotlight: [Errno 2] No such file or directory: '/nowhere/at/all'"]
+
+
+def test_version() -> None:
+    done = run("--version")
+    assert (done.returncode, done.stdout.split()[0]) == (0, "pilotlight")
 
 
 def test_interrupt_ends_an_answer_and_not_the_conversation(llm: LLM) -> None:

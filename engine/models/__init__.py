@@ -57,6 +57,6 @@ def read_architecture(folder: Path) -> Architecture:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "config"
-        raise InvalidModel(f"{folder / 'config.json'}: {field}: {first['msg']}") from None
+        raise InvalidModel(f"{folder / 'config.json'}: {field}: {first['msg'].removeprefix('Value error, ')}") from None
     except ValueError as error:
         raise InvalidModel(f"{folder / 'config.json'}: {error}") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from engine.models.rope import Rope
 
@@ -70,6 +70,12 @@ class DecoderConfig(BaseModel):
     tie_word_embeddings: bool = False
     quantization_config: None = None
     partial_rotary_factor: Literal[1] = 1
+
+    @field_validator("quantization_config", mode="before")
+    @classmethod
+    def _not_quantised(cls, value: object) -> None:
+        if value is not None:
+            raise ValueError("quantised weights are not supported")
 
     @model_validator(mode="after")
     def _heads_divide(self) -> DecoderConfig:

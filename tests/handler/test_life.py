@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -54,12 +55,41 @@ def test_grace_is_bounded() -> None:
     with serving(grace="1") as server:
         server.await_ready()
         with server.client() as client, ThreadPoolExecutor() as pool:
-            cut = pool.submit(client.post, CHAT, json={**LONG, "max_tokens": 2000})
-            assert eventually(lambda: server.statistics()["running"] == 1)
+            endless = {**LONG, "max_tokens": 2000}
+            whole = pool.submit(client.post, CHAT, json=endless)
+            stream = pool.submit(client.post, CHAT, json={**endless, "stream": True})
+            assert eventually(lambda: server.statistics()["running"] == 2)
             start = time.monotonic()
             assert server.stop() == 0
             assert time.monotonic() - start < 5
-            assert cut.exception() or cut.result().status_code >= 500
+            assert whole.result().status_code == 503
+            assert whole.result().json()["error"]["code"] == "aborted"
+            assert "the server is shutting down" in stream.result().text
+            assert "2 requests are cut short" in server.output
+            assert "Traceback" not in server.output
+
+
+def test_a_second_interrupt_ends_the_grace() -> None:
+    with serving(grace="60") as server:
+        server.await_ready()
+        with server.client() as client, ThreadPoolExecutor() as pool:
+            cut = pool.submit(client.post, CHAT, json={**LONG, "max_tokens": 2000})
+            assert eventually(lambda: server.statistics()["running"] == 1)
+            server.popen.send_signal(signal.SIGINT)
+            assert eventually(lambda: "Shutting down" in server.output)
+            start = time.monotonic()
+            assert server.stop(signal.SIGINT) == 0
+            assert time.monotonic() - start < 5
+            assert cut.result().status_code == 503
+            assert "Traceback" not in server.output
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_boot_ends_it_quietly(signum: int) -> None:
+    with serving() as server:
+        assert server.url
+        assert server.stop(signum) == 0
+        assert "Traceback" not in server.output
 
 
 def test_device_error_turns_health_to_503_and_ends_the_process() -> None:

@@ -1,0 +1,50 @@
+"""uvicorn, ending well: requests under way get a grace, and those it cuts short get an error that says so."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Final
+
+import uvicorn
+
+_ANSWER_S: Final = 5
+"""After the grace: how long the last errors may take to be sent."""
+
+
+class GracefulServer(uvicorn.Server):
+    """A server that `cut` brings to its end when the grace is over, or at a second signal.
+
+    Args:
+        grace: seconds that running requests get to finish.
+        cut: ends every request with an error.
+    """
+
+    def __init__(self, app: Callable[..., object], grace: int, cut: Callable[[], None]) -> None:
+        super().__init__(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=grace + _ANSWER_S))
+        self._grace = grace
+        self._cut = cut
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End; at once the second time."""
+        if self.should_exit:
+            self._cut()
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening and let requests finish while the grace lasts."""
+        end_of_grace = asyncio.get_running_loop().call_later(self._grace, self._cut)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            end_of_grace.cancel()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Do not raise the signal anew at the end: uvicorn's own does, and so dies of it."""
+        with super().capture_signals():
+            yield
+            self._captured_signals.clear()
