@@ -6,9 +6,12 @@ Greedy decoding to the end of the turn with transformers, whole answers compared
 import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice, repeat
 from pathlib import Path
 from random import Random
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -17,6 +20,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from image.demo_corpus import system_text
 from image.demo_tasks import Exercise, Message, counting, counting_pairs, draw, kinds
+
+_OFFERS: Final = MappingProxyType({"tool_call": (1, 2), "no_tool": (0, 1)})  # numbers of tools told apart in the table
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,9 @@ def exams(count: int, seed: int) -> dict[str, Callable[[], list[Case]]]:
         "counting, behind a system message": lambda: _behind_system(count, Random(seed)),
     }
     for kind in kinds()[1:]:
-        lines[f"{kind}, held out"] = lambda kind=kind: _held_out(kind, count, Random(seed))  # type: ignore[misc]
+        for offered in _OFFERS.get(kind, (None,)):
+            name = kind if offered is None else f"{kind}, {offered} on offer"
+            lines[name] = partial(_held_out, kind, count, Random(seed), offered)
     return lines
 
 
@@ -127,8 +134,11 @@ def _behind_system(count: int, rng: Random) -> list[Case]:
     return [Case(counting(*pair), system_text(rng, rng.choice((50, 150, 300))) or "Be brief.") for pair in pairs]
 
 
-def _held_out(kind: str, count: int, rng: Random) -> list[Case]:
-    return [Case(draw(kind, rng, held_out=True)) for _ in range(count)]
+def _held_out(kind: str, count: int, rng: Random, tools: int | None = None) -> list[Case]:
+    """`count` exercises held out of training; only those with so many tools on offer, where `tools` says how many."""
+    drawn = (draw(kind, rng, held_out=True) for _ in repeat(None))
+    wanted = (exercise for exercise in drawn if tools is None or len(exercise.tools) == tools)
+    return [Case(exercise) for exercise in islice(wanted, count)]
 
 
 def _lead(logits: Tensor) -> Tensor:
@@ -151,7 +161,7 @@ def main() -> None:
         student = Student(given.folder, dtype)
         for name, cases in exams(given.count, given.seed).items():
             score, wrong = grade(student, cases())
-            share = f"{100 * score.correct / score.n:.1f}"
+            share = f"{100 * score.correct / score.n:.2f}"
             kind = str(dtype).removeprefix("torch.")
             print(f"| {name} | {kind} | {score.n} | {score.correct} | {share} | {score.margin:.2f} |", flush=True)
             print("\n".join(wrong) if given.show_wrong and wrong else "", end="\n" if given.show_wrong else "")

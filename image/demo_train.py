@@ -22,11 +22,15 @@ _POOL: Final = 2048  # samples sorted by length together, so that little of a ba
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how hard to train: optimiser steps, tokens a step (padding included), and the peak learning rate."""
+    """How long and how hard to train.
+
+    The learning rate's cosine is drawn for `steps` optimiser steps, of which `stop` are taken; `batch_tokens` include
+    padding.
+    """
 
     steps: int
+    stop: int
     seed: int
-    stop: int | None = None  # after this many, though the cosine was drawn for `steps`
     batch_tokens: int = 1024
     learning_rate: float = 1.5e-3
     warm_up: int = 100
@@ -103,12 +107,11 @@ def train(model: LlamaForCausalLM, tokenizer: Tokenizer, plan: Plan, checkpoint:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, plan))
     probes = {kind: _probe(tokenizer, kind) for kind in kinds()}
     started, tokens, losses = time.monotonic(), 0, []
-    last = plan.stop or plan.steps
-    for step, batch in zip(range(1, last + 1), batches(tokenizer, plan), strict=False):
+    for step, batch in zip(range(1, plan.stop + 1), batches(tokenizer, plan), strict=False):
         losses.append(_step(model, optimiser, batch, plan.clip))
         schedule.step()
         tokens += batch.ids.numel()
-        if step % plan.report_every == 0 or step == last:
+        if step % plan.report_every == 0 or step == plan.stop:
             rate = tokens / (time.monotonic() - started)
             scores = " ".join(f"{kind} {accuracy(model, probe):.0%}" for kind, probe in probes.items())
             mean = sum(losses) / len(losses)

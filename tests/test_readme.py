@@ -97,7 +97,7 @@ def test_commands_run(text: str, environment: dict[str, str], port: int, tmp_pat
 @pytest.mark.parametrize("text", blocks("python"))
 def test_examples_run(text: str, environment: dict[str, str], port: int, tmp_path: Path) -> None:
     output = run([sys.executable, "-c", text.replace("8000", str(port))], environment, tmp_path)
-    assert holds_answer(output)
+    assert holds_answer(output) or "Count" not in text
 
 
 def test_ci_installs_and_tests_with_the_readmes_commands() -> None:
