@@ -50,7 +50,7 @@ def parse_size(text: str) -> int:
     Raises:
         typer.BadParameter: it is none of these.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmgt]?)(b|ib)?", text.strip().lower())
+    match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?) ?([kmgt]?)(b|ib)?", text.strip().lower())
     if match is None:
         raise typer.BadParameter(f"{text} is no size; write it like 512MiB, 2GB or 1.5g")
     number, letter, suffix = match.groups()

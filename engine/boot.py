@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from engine.layers import Decoder
+    from engine.weights import Weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +58,14 @@ def boot_core(config: EngineConfig, timeline: Timeline | None = None) -> Booted:
         import_torch()
     with timeline.span("device"):
         device, dtype, threads = _open_device(config)
-    with timeline.span("weights"):
-        decoder, weight_bytes = _load_weights(model.folder, shape, config, dtype, device)
-    with timeline.span("plan"):
+    with timeline.span("weights"), _open_weights(model.folder, dtype, device) as weights:
+        free = _free_memory(device) - weights.bytes
         plan = make_plan(
             config, shape, device=device.type, dtype=str(dtype).removeprefix("torch."), value_bytes=dtype.itemsize,
-            threads=threads, weight_bytes=weight_bytes, free_memory=_free_memory(device),
+            threads=threads, weight_bytes=weights.bytes, free_memory=free,
         )
+        decoder = _load(weights, shape, plan)
+    with timeline.span("cache and rows"):
         core = _assemble(plan, shape, decoder, model.tokenizer, dtype, device)
     return Booted(core, model, plan, timeline)
 
@@ -103,16 +105,18 @@ def _fast_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
 
 
-def _load_weights(
-    folder: Path, shape: Architecture, config: EngineConfig, dtype: torch.dtype, device: torch.device
-) -> tuple[Decoder, int]:
-    from engine.layers import Decoder
+def _open_weights(folder: Path, dtype: torch.dtype, device: torch.device) -> Weights:
     from engine.weights import Weights
 
-    with Weights(folder, dtype, device) as weights:
-        decoder = Decoder(shape, weights, config.max_model_len or shape.context)
-        weights.warn_of_unused(["rotary_emb.inv_freq", *(["lm_head.weight"] if shape.tied else [])])
-        return decoder, weights.bytes
+    return Weights(folder, dtype, device)
+
+
+def _load(weights: Weights, shape: Architecture, plan: Plan) -> Decoder:
+    from engine.layers import Decoder
+
+    decoder = Decoder(shape, weights, plan.max_model_len)
+    weights.warn_of_unused(["rotary_emb.inv_freq", *(["lm_head.weight"] if shape.tied else [])])
+    return decoder
 
 
 def _free_memory(device: torch.device) -> int:

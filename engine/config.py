@@ -61,4 +61,4 @@ class EngineConfig:
         enough = self.token_budget is None or self.token_budget >= self.max_running
         _require(enough, "token_budget must be at least max_running")
         _require(self.max_waiting >= 1, "max_waiting must be 1 or more")
-        _require(self.threads is None or self.threads >= 1, "threads must be 1 or more")
+        _require(self.threads is None or 1 <= self.threads <= 1024, "threads must be from 1 to 1024")

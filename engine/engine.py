@@ -9,9 +9,9 @@ import secrets
 import threading
 import time
 import uuid
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
@@ -20,6 +20,7 @@ from engine.core import Core
 from engine.errors import ContextExceeded, EngineDead, InvalidRequest, QueueFull
 from engine.plan import Plan
 from engine.request import Event, FinishReason, Request, SamplingParams
+from engine.submission import Outbox, Submission
 from engine.text import Tokenizer
 
 _log = logging.getLogger("pilotlight.engine")
@@ -53,36 +54,6 @@ class Statistics:
     preemptions: int
     prefix_queries: int
     prefix_hits: int
-
-
-@dataclass(slots=True, eq=False)
-class Submission:
-    """A request on its way; read it with `Engine.stream`.
-
-    Attributes:
-        choices: events with `finish` set that will come, one a choice.
-        living: choices that the engine has not ended yet; the engine's thread alone changes it.
-    """
-
-    id: str
-    prompt_tokens: int
-    choices: int
-    loop: asyncio.AbstractEventLoop
-    living: int
-    _events: deque[Event] = field(default_factory=deque)
-    _arrived: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def put(self, event: Event) -> None:
-        """Add an event; only from the submission's own event loop."""
-        self._events.append(event)
-        self._arrived.set()
-
-    async def get(self) -> Event:
-        """The next event, waiting for it."""
-        while not self._events:
-            self._arrived.clear()
-            await self._arrived.wait()
-        return self._events.popleft()
 
 
 def new_requests(
@@ -141,6 +112,7 @@ class Engine:
         self._core = core
         self._inbox: SimpleQueue[list[Request] | str | None] = SimpleQueue()
         self._submissions: dict[str, Submission] = {}
+        self._outboxes: dict[asyncio.AbstractEventLoop, Outbox] = {}
         self._lock = threading.Lock()
         self._arrivals = itertools.count()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -193,7 +165,7 @@ class Engine:
             prompt, params, request_id=name, order=self._arrivals.__next__, max_model_len=self.plan.max_model_len,
             vocab_size=self.model.vocab_size, priority=priority, salt=salt, deadline=deadline,
         )
-        submission = Submission(name, len(prompt), params.n, asyncio.get_running_loop(), params.n)
+        submission = Submission(name, len(prompt), params.n, params.n, self._outbox(asyncio.get_running_loop()))
         with self._lock:
             self._check_open(name, params.n)
             self._submissions[name] = submission
@@ -244,7 +216,7 @@ class Engine:
             while self._take_in():
                 self._deliver(self._core.step())
             self._deliver(self._core.abort_all(FinishReason.ABORTED))
-        except Exception as error:
+        except BaseException as error:  # A panic in a library's native code is no Exception.
             self._die(error)
 
     def _take_in(self) -> bool:
@@ -275,26 +247,33 @@ class Engine:
             self._unread -= len(requests)
 
     def _deliver(self, events: Sequence[Event]) -> None:
-        """Hand events to their event loops, one call a loop."""
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Submission, Event]]] = defaultdict(list)
+        """Hand events to their event loops, all of a loop's at once."""
+        by_outbox: dict[Outbox, list[tuple[Submission, Event]]] = defaultdict(list)
         for event in events:
             submission = self._submissions[event.request_id]
-            by_loop[submission.loop].append((submission, event))
+            by_outbox[submission.outbox].append((submission, event))
             submission.living -= event.finish is not None
             if not submission.living:
                 del self._submissions[event.request_id]
-        for loop, deliveries in by_loop.items():
-            self._hand_over(loop, deliveries)
+        for outbox, deliveries in by_outbox.items():
+            self._hand_over(outbox, deliveries)
 
-    def _hand_over(self, loop: asyncio.AbstractEventLoop, deliveries: list[tuple[Submission, Event]]) -> None:
+    def _hand_over(self, outbox: Outbox, deliveries: list[tuple[Submission, Event]]) -> None:
         try:
-            loop.call_soon_threadsafe(_put_all, deliveries)
+            outbox.send(deliveries)
         except RuntimeError:  # The loop is closed: nobody will read these streams any more.
             for submission, _ in deliveries:
                 if submission.living:
                     self.abort(submission.id)
 
-    def _die(self, error: Exception) -> None:
+    def _outbox(self, loop: asyncio.AbstractEventLoop) -> Outbox:
+        with self._lock:
+            if loop not in self._outboxes:
+                self._outboxes = {known: box for known, box in self._outboxes.items() if not box.closed}
+                self._outboxes[loop] = Outbox(loop)
+            return self._outboxes[loop]
+
+    def _die(self, error: BaseException) -> None:
         message = f"the engine stopped: {type(error).__name__}: {error}"
         _log.critical(message, exc_info=error)
         with self._lock:
@@ -304,8 +283,3 @@ class Engine:
             self._deliver(self._core.abort_all(FinishReason.FAILED, message))
         finally:
             self._on_failure(message)
-
-
-def _put_all(deliveries: list[tuple[Submission, Event]]) -> None:
-    for submission, event in deliveries:
-        submission.put(event)

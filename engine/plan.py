@@ -71,7 +71,7 @@ def make_plan(
 
     Args:
         value_bytes: bytes of one number in the cache.
-        free_memory: bytes that are left once the weights are loaded.
+        free_memory: bytes that are left beside the weights.
 
     Raises:
         InsufficientMemory: not one page fits.
@@ -108,8 +108,14 @@ def _cache_bytes(
     if config.kv_memory is not None:
         return config.kv_memory
     step = activation_bytes(shape, value_bytes, token_budget, config.max_running)
-    room = int(free_memory * config.memory_utilization) - step
+    tables = table_bytes(shape, value_bytes, config.max_model_len or shape.context, config.max_running)
+    room = int(free_memory * config.memory_utilization) - step - tables
     return min(room, DEFAULT_CPU_KV_BYTES) if device == "cpu" else room
+
+
+def table_bytes(shape: Architecture, value_bytes: int, context: int, max_running: int) -> int:
+    """Bytes of the tables that grow with the context: token ids of every row, cosines and sines of every position."""
+    return context * (max_running * 8 + 2 * shape.head_dim * value_bytes)
 
 
 def activation_bytes(shape: Architecture, value_bytes: int, token_budget: int, max_running: int) -> int:

@@ -22,10 +22,14 @@ def find_model(model: str, host_cache: Path = HOST_CACHE) -> Path:
     """
     if model == "demo":
         return DEMO
-    folder = Path(model).expanduser()
-    if folder.is_dir():
+    try:
+        folder = Path(model).expanduser()
+        found, is_folder = folder.exists(), folder.is_dir()
+    except (OSError, RuntimeError) as error:
+        raise ModelNotFound(f"{model[:200]} cannot be looked for: {error}") from None
+    if is_folder:
         return folder
-    if folder.exists():
+    if found:
         raise ModelNotFound(f"{model} is a file; name the folder that holds it")
     if not _looks_like_hub_id(model):
         raise ModelNotFound(f"{model} is neither a folder nor a hub id (owner/name)")

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,8 @@ class Tokenizer:
         Raises:
             InvalidModel: tokenizer.json is missing, or a file cannot be read.
         """
+        # Only single texts are encoded here; worker threads would do nothing but complain of the SDK's fork.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         backend = _read_backend(folder / "tokenizer.json")
         special_tokens = _read_special_tokens(folder)
         _mark_special(backend, special_tokens.values())
@@ -114,8 +118,22 @@ class Tokenizer:
             InvalidRequest: lone surrogates in the text, naming `param`.
         """
         check_unicode(text, param)
-        ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        try:
+            # A batch of one: unlike `encode`, it lets other threads run meanwhile.
+            [encoded] = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        except Exception as error:  # the library raises nothing narrower
+            raise InvalidRequest(f"the tokenizer cannot encode this text: {error}", param) from error
+        ids: list[int] = encoded.ids
         return ids
+
+    def surely_exceeds(self, text: str, tokens: int) -> bool:
+        """Whether `text` is so long that no way to cut it gives `tokens` tokens or fewer; known without encoding it."""
+        return len(text) > tokens and len(text) > tokens * self._longest_token
+
+    @cached_property
+    def _longest_token(self) -> int:
+        """Characters that one token stands for at most."""
+        return max(map(len, self._backend.get_vocab()), default=1)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
         """Text of a whole sequence. Bytes that are not UTF-8 become U+FFFD; ids without a token add nothing.

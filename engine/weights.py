@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +15,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from engine.errors import InvalidModel
+
+_PLAIN_DTYPES = frozenset({torch.bfloat16, torch.float16, torch.float32, torch.float64})
 
 _log = logging.getLogger("pilotlight.weights")
 
@@ -29,6 +32,9 @@ def weight_files(folder: Path) -> list[Path]:
     if index.exists():
         return _indexed_files(index)
     files = sorted(folder.glob("*.safetensors"))
+    for file in files:
+        if not file.is_file():
+            raise InvalidModel(f"{file} is not a whole safetensors file: not a file at all")
     if not files:
         raise InvalidModel(f"{folder} holds no safetensors file; other weight formats are not read")
     return files
@@ -38,18 +44,21 @@ def _indexed_files(index: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         files = [index.parent / name for name in names]
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        missing = [file for file in files if not file.is_file()]
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise InvalidModel(f"{index} cannot be read: {type(error).__name__}: {error}") from None
-    for file in files:
-        if not file.exists():
-            raise InvalidModel(f"{file} is missing; {index.name} names it")
+    if missing:
+        raise InvalidModel(f"{missing[0]} is missing; {index.name} names it")
     return files
 
 
 class Weights:
     """Tensors memory-mapped from safetensors files, converted and moved as they are taken.
 
-    A context manager. Each tensor is taken once; `unused` names those that nobody took.
+    A context manager.
+
+    Attributes:
+        bytes: what all tensors take in the dtype asked for.
     """
 
     def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device) -> None:
@@ -58,7 +67,8 @@ class Weights:
         self._files = {path: _open(path) for path in weight_files(folder)}
         self._path_of = {name: path for path, file in self._files.items() for name in file.keys()}  # noqa: SIM118
         self._taken: set[str] = set()
-        self.bytes = sum(path.stat().st_size for path in self._files)
+        shapes = (self._files[path].get_slice(name).get_shape() for name, path in self._path_of.items())
+        self.bytes = sum(math.prod(shape) for shape in shapes) * dtype.itemsize
 
     def __enter__(self) -> Weights:
         return self
@@ -83,6 +93,8 @@ class Weights:
             raise InvalidModel(f"{path}: {name} cannot be read: {error}") from None
         if tuple(tensor.shape) != shape:
             raise InvalidModel(f"{path}: {name} has the shape {tuple(tensor.shape)}; config.json asks for {shape}")
+        if tensor.dtype not in _PLAIN_DTYPES:
+            raise InvalidModel(f"{path}: {name} is of the dtype {tensor.dtype}; quantised weights are not supported")
         self._taken.add(name)
         return tensor.to(self._device, self._dtype)
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import sys
 from concurrent.futures import Future
@@ -28,7 +29,31 @@ class NotReady(PilotlightError):
     """The engine is still booting."""
 
 
-def exit_on_signals() -> None:
+def take_over_process() -> None:
+    """Make what the process inherited fit for a server; first of all, before a file or a socket is opened."""
+    _fill_standard_streams()
+    _allow_open_files()
+    _exit_on_signals()
+
+
+def _fill_standard_streams() -> None:
+    """Where standard streams are closed, a socket would take their numbers and get what libraries print."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+def _allow_open_files() -> None:
+    """As many as the system lets this process have: each connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _exit_on_signals() -> None:
     """Let SIGTERM and Ctrl-C end the process at once, until a server's or a worker's own loop handles them.
 
     Nothing is lost before the first request. Without a handler Python would ignore SIGTERM as a container's first
@@ -106,8 +131,9 @@ class Boot:
 
         While the boot is at work the process ends here: the interpreter could not end the threads cleanly.
         """
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(AttributeError, OSError):  # Closed from the start, or a full disk.
+                stream.flush()
         if self._importing.is_alive() or not self._engine.done():
             os._exit(status)
         with contextlib.suppress(PilotlightError):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Final
@@ -23,8 +25,9 @@ class GracefulServer(uvicorn.Server):
         cut: ends every request with an error.
     """
 
-    def __init__(self, app: Callable[..., object], grace: int, cut: Callable[[], None]) -> None:
-        super().__init__(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=grace + _ANSWER_S))
+    def __init__(self, app: Callable[..., object], backlog: int, grace: int, cut: Callable[[], None]) -> None:
+        end = grace + _ANSWER_S
+        super().__init__(uvicorn.Config(app, log_config=None, backlog=backlog, timeout_graceful_shutdown=end))
         self._grace = grace
         self._cut = cut
 
@@ -37,6 +40,10 @@ class GracefulServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening and let requests finish while the grace lasts."""
         end_of_grace = asyncio.get_running_loop().call_later(self._grace, self._cut)
+        # A chat template that never ends holds a thread that the interpreter would wait for.
+        last_resort = threading.Timer(self._grace + 2 * _ANSWER_S, os._exit, (1,))
+        last_resort.daemon = True
+        last_resort.start()
         try:
             await super().shutdown(sockets)
         finally:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine.errors import InvalidRequest
 from handler.openai.errors import from_validation
-from handler.openai.schema import ChatRequest, CompletionRequest
+from handler.openai.schema import ChatRequest, CompletionRequest, Items
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -36,7 +36,7 @@ class TextInput(_Input):
     """A prompt or messages, with vLLM's sampling parameters, as RunPod's vLLM worker takes them."""
 
     prompt: str | None = None
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
+    messages: Annotated[Items[dict[str, Any]], Field(min_length=1)] | None = None
     sampling_params: dict[str, Any] = Field(default_factory=dict)
     stream: bool = False
 

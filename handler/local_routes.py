@@ -26,9 +26,9 @@ class _Body(BaseModel):
 
 
 class Policy(_Body):
-    """`executionTimeout` in milliseconds."""
+    """`executionTimeout` in milliseconds, a week at most as on RunPod."""
 
-    executionTimeout: Annotated[int, Field(ge=1)] | None = None  # noqa: N815
+    executionTimeout: Annotated[int, Field(ge=1, le=604_800_000)] | None = None  # noqa: N815
 
 
 class JobRequest(_Body):

@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from engine.errors import InvalidConfig, PilotlightError
-from handler.booting import Boot, exit_on_signals
+from handler.booting import Boot, take_over_process
 
 if TYPE_CHECKING:
     from handler.graceful import GracefulServer
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 FAILURE_NOTICE_S: Final = 2.0
 """After a device error: how long `/health` says so, and last answers are sent, before the process exits."""
 
-_BACKLOG: Final = 2048
+_BACKLOG: Final = 128
+"""Connections the system holds while the server is busy. With no file descriptor left, the event loop tries, and logs,
+as often as this in one go."""
 
 _log = logging.getLogger("pilotlight.server")
 
@@ -30,7 +32,7 @@ def serve(**overrides: object) -> int:
     Args:
         overrides: fields of `Settings` that win over the environment, where they are not None.
     """
-    exit_on_signals()
+    take_over_process()
     boot = Boot()
     error = None
     try:
@@ -86,7 +88,7 @@ def _make_server(boot: Boot, settings: Settings) -> GracefulServer:
     from handler.frontend import Frontend
     from handler.graceful import GracefulServer
 
-    return GracefulServer(make_app(Frontend(boot, settings)), settings.grace, boot.cut)
+    return GracefulServer(make_app(Frontend(boot, settings)), _BACKLOG, settings.grace, boot.cut)
 
 
 async def _failure(boot: Boot) -> str:

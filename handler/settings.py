@@ -6,7 +6,7 @@ import logging
 import os
 from typing import Annotated
 
-from pydantic import AliasChoices, BeforeValidator, ByteSize, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, BeforeValidator, ByteSize, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from engine.config import Device, DType, EngineConfig
@@ -83,6 +83,13 @@ class Settings(BaseSettings):
     request_timeout: float | None = Field(None, gt=0, validation_alias=_variable("REQUEST_TIMEOUT"))
     grace: int = Field(30, ge=0, validation_alias=_variable("GRACE"))
     job_batch_ms: float = Field(40, ge=0, validation_alias=_variable("JOB_BATCH_MS"))
+
+    @field_validator("api_key")
+    @classmethod
+    def _keys_fit_a_header(cls, keys: SecretStr | None) -> SecretStr | None:
+        if keys is not None and not keys.get_secret_value().isascii():
+            raise ValueError("keys must be ASCII: a header line carries nothing else")
+        return keys
 
     @property
     def api_keys(self) -> tuple[str, ...]:

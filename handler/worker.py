@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
 from engine.errors import InvalidConfig
-from handler.booting import Boot, exit_on_signals
+from handler.booting import Boot, take_over_process
 
 if TYPE_CHECKING:
     from handler.frontend import Frontend
@@ -27,7 +27,7 @@ _PR_SET_PDEATHSIG: Final = 1
 
 def main() -> int:
     """Run the worker, or one of the SDK's local modes; gives the exit status."""
-    exit_on_signals()
+    take_over_process()
     boot = Boot()
     try:
         frontend = _make_frontend(boot)

@@ -28,11 +28,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         InvalidModel: it is missing or is not a JSON object.
     """
     path = folder / "config.json"
+    if not path.is_file():
+        raise InvalidModel(f"{path} is missing; a model folder needs one")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InvalidModel(f"{path} is missing; a model folder needs one") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidModel(f"{path} cannot be read: {error}") from None
     if not isinstance(config, dict):
         raise InvalidModel(f"{path} is not a JSON object")

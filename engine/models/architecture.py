@@ -56,12 +56,12 @@ class DecoderConfig(BaseModel):
 
     hidden_size: int = Field(gt=0)
     intermediate_size: int = Field(gt=0)
-    num_hidden_layers: int = Field(gt=0)
+    num_hidden_layers: int = Field(gt=0, le=1000)
     num_attention_heads: int = Field(gt=0)
     num_key_value_heads: int | None = Field(default=None, gt=0)
     head_dim: int | None = Field(default=None, gt=0)
     vocab_size: int = Field(gt=0)
-    max_position_embeddings: int = Field(gt=0)
+    max_position_embeddings: int = Field(gt=0, le=100_000_000)
     rms_norm_eps: float = Field(default=1e-6, gt=0)
     rope_theta: float = Field(default=10_000.0, gt=0)
     rope_scaling: dict[str, Any] | None = None

@@ -36,10 +36,14 @@ class Rope:
             if theta <= 0:
                 raise ValueError("rope_theta must be above 0")
             plain = [theta ** (-2 * i / head_dim) for i in range(head_dim // 2)]
-            return _KINDS[kind](plain, {"head_dim": head_dim, "context": context, **parameters, "rope_theta": theta})
+            given = {"head_dim": head_dim, "context": context, **parameters, "rope_theta": theta}
+            rope = _KINDS[kind](plain, given)
+            if not all(math.isfinite(value) for value in (*rope.inverse_frequencies, rope.scale)):
+                raise ValueError("its parameters give frequencies that are not numbers")
+            return rope
         except KeyError as missing:
             raise ValueError(f"rope type {kind} needs {missing.args[0]}") from None
-        except (TypeError, ValueError, ZeroDivisionError) as error:
+        except (TypeError, ValueError, ArithmeticError) as error:
             raise ValueError(f"rope type {kind}: {error}") from None
 
 

@@ -29,6 +29,8 @@ class ApiError(Exception):
         self, status: int, message: str, kind: str, param: str | None = None, code: str | None = None,
         retry_after: int | None = None,
     ) -> None:
+        # A template may put half a surrogate pair of the user's into its complaint, which no answer could carry.
+        message = message.encode(errors="backslashreplace").decode()
         super().__init__(message)
         self.status = status
         self.retry_after = retry_after

@@ -13,7 +13,8 @@ from handler.metrics import Metrics
 from handler.openai.errors import from_finish
 
 if TYPE_CHECKING:
-    from engine.engine import Engine, Submission
+    from engine.engine import Engine
+    from engine.submission import Submission
 
 
 class Generation:

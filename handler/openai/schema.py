@@ -2,16 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from engine.errors import InvalidRequest
 
 MAX_LOGPROBS = 20
 """Most likely tokens reported beside each chosen one: OpenAI's bound for chats, vLLM's default for both."""
 
+MAX_BIASES = 1024
+"""Token ids that `logit_bias` may name; OpenAI's bound is 300."""
+
 TokenId = Annotated[int, Field(ge=0)]
+T = TypeVar("T")
+Items = Annotated[list[T], Field(fail_fast=True)]
+"""A list that is refused at its first wrong item: one error for each of millions would stop the server for minutes."""
+
+
+def _kind_of_prompt(prompt: object) -> str:
+    """What a prompt was meant to be, by its first item, so that only that is checked."""
+    first = prompt[0] if isinstance(prompt, list) and prompt else None
+    if isinstance(first, list):
+        return "lists of ids"
+    if isinstance(first, int):
+        return "ids"
+    return "texts" if isinstance(prompt, list) else "text"
+
+
+Prompt = Annotated[
+    Annotated[str, Tag("text")]
+    | Annotated[Items[str], Tag("texts")]
+    | Annotated[Items[TokenId], Tag("ids")]
+    | Annotated[Items[Items[TokenId]], Tag("lists of ids")],
+    Discriminator(_kind_of_prompt),
+]
+
+
+def _few_biases(biases: object) -> object:
+    if isinstance(biases, dict) and len(biases) > MAX_BIASES:
+        raise ValueError(f"names {len(biases)} tokens; {MAX_BIASES} are the most")
+    return biases
 
 
 class _Body(BaseModel):
@@ -51,10 +82,10 @@ class GenerationRequest(_Body):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: Annotated[dict[str, float] | None, BeforeValidator(_few_biases)] = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: str | Annotated[list[str], Field(max_length=64)] | None = None
-    stop_token_ids: list[TokenId] | None = None
+    stop_token_ids: Items[TokenId] | None = None
     min_tokens: int | None = None
     max_tokens: int | None = None
     ignore_eos: bool | None = None
@@ -87,7 +118,7 @@ class CompletionRequest(GenerationRequest):
         echo: begin each choice with its prompt.
     """
 
-    prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
+    prompt: Prompt
     best_of: int | None = None
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
@@ -136,11 +167,11 @@ class ChatRequest(GenerationRequest):
         chat_template_kwargs: more variables for the template.
     """
 
-    messages: list[dict[str, Any]]
+    messages: Items[dict[str, Any]]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
-    tools: list[Tool] | None = None
+    tools: Items[Tool] | None = None
     tool_choice: Literal["none", "auto"] | None = None
     parallel_tool_calls: Literal[True] | None = None
     response_format: ResponseFormat | None = None

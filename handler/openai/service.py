@@ -10,7 +10,7 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any, Final
 
 from engine.chat import ChatTemplate
-from engine.errors import InvalidRequest
+from engine.errors import ContextExceeded, InvalidRequest
 from engine.request import SamplingParams
 from engine.tools import supports_tools
 from handler.metrics import Metrics
@@ -89,7 +89,9 @@ class OpenAIService:
 
     def _encode_chat(self, request: ChatRequest) -> list[int]:
         # The template has written its own special tokens.
-        return self.engine.model.tokenizer.encode(self._render(request), add_special_tokens=False, param="messages")
+        text = self._render(request)
+        self._check_length(text, "messages")
+        return self.engine.model.tokenizer.encode(text, add_special_tokens=False, param="messages")
 
     def _render(self, request: ChatRequest) -> str:
         template = self.engine.model.chat_template
@@ -106,7 +108,14 @@ class OpenAIService:
     async def _encode(self, prompt: str | list[int]) -> list[int]:
         if isinstance(prompt, list):
             return prompt
+        self._check_length(prompt, "prompt")
         return await asyncio.to_thread(self.engine.model.tokenizer.encode, prompt, True)
+
+    def _check_length(self, text: str, param: str) -> None:
+        """Refuse at once what would take seconds to encode and could never fit."""
+        context = self.engine.plan.max_model_len
+        if self.engine.model.tokenizer.surely_exceeds(text, context):
+            raise ContextExceeded(f"{param}: {len(text)} characters are more than {context} tokens can hold", param)
 
     def _text(self, prompt: str | list[int]) -> str:
         return prompt if isinstance(prompt, str) else self.engine.model.tokenizer.decode(prompt, False)

@@ -12,7 +12,7 @@ from engine.config import EngineConfig
 from engine.errors import InsufficientMemory, InvalidConfig
 from engine.models.architecture import Architecture
 from engine.models.rope import Rope
-from engine.plan import DEFAULT_CPU_KV_BYTES, Plan, activation_bytes, make_plan
+from engine.plan import DEFAULT_CPU_KV_BYTES, Plan, activation_bytes, make_plan, table_bytes
 
 SHAPE = Architecture(
     hidden_size=64, intermediate_size=128, heads=4, kv_heads=2, head_dim=16, vocab_size=1000, epsilon=1e-5,
@@ -55,7 +55,8 @@ def test_a_cpu_is_left_room_for_others() -> None:
 def test_a_gpu_is_filled_up_to_the_share_less_what_a_step_needs() -> None:
     settings: dict[str, Any] = {"memory_utilization": 0.5, "max_running": 20_000, "token_budget": 20_000}
     plan = plan_for(16 << 30, "cuda", **settings)
-    used = plan.pages * PAGE_BYTES + activation_bytes(SHAPE, 2, token_budget=20_000, max_running=20_000)
+    step = activation_bytes(SHAPE, 2, token_budget=20_000, max_running=20_000)
+    used = plan.pages * PAGE_BYTES + step + table_bytes(SHAPE, 2, context=2048, max_running=20_000)
     assert (8 << 30) - PAGE_BYTES < used <= 8 << 30
 
 
@@ -125,7 +126,7 @@ def test_a_plan_reads_as_lines() -> None:
         ({"max_running": 0}, "max_running must be 1 or more"),
         ({"max_running": 8, "token_budget": 7}, "token_budget must be at least max_running"),
         ({"max_waiting": 0}, "max_waiting must be 1 or more"),
-        ({"threads": 0}, "threads must be 1 or more"),
+        ({"threads": 0}, "threads must be from 1 to 1024"),
     ],
 )
 def test_a_setting_out_of_range_is_refused_by_name(settings: dict[str, Any], message: str) -> None:

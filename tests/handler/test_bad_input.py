@@ -88,6 +88,11 @@ BAD = [
     Bad(CHAT, {"messages": [{"role": "user", "content": "many words " * 3000}]}, 400, "the context holds", "prompt"),
     Bad(COMPLETIONS, {}, 400, "prompt", "prompt"),
     completion(400, "prompt", "prompt", prompt=[]),
+    completion(400, "prompt.ids.2", "prompt", prompt=[1, 1, "x"]),
+    completion(400, "prompt.texts.1", "prompt", prompt=["a", 1]),
+    completion(400, "characters are more than 2048 tokens can hold", "prompt", prompt=" a b" * 500_000),
+    completion(400, "1025 tokens", "logit_bias", logit_bias={str(token): 1 for token in range(1025)}),
+    Bad(CHAT, b'{"messages": [{"role": "\\ud800", "content": "x"}]}', 400, "Unknown role", "messages"),
     completion(400, "prompt", "prompt", prompt=[[]]),
     completion(400, "prompt", "prompt", prompt={"a": 1}),
     completion(400, "token id 99999", "prompt", prompt=[99999]),
@@ -143,6 +148,18 @@ def test_body_is_bounded(http: httpx.Client) -> None:
     chunked = http.post(COMPLETIONS, content=(large[i : i + 1_000_000] for i in range(0, len(large), 1_000_000)))
     assert chunked.status_code == 413
     assert error_of(chunked)["code"] == "body_too_large"
+
+
+def test_millions_of_items_of_which_the_last_is_wrong_are_one_error(http: httpx.Client) -> None:
+    body = b'{"prompt": [' + b"1," * 4_900_000 + b'"x"]}'
+    assert error_of(post(http, COMPLETIONS, body))["message"].startswith("prompt.ids.4900000: ")
+
+
+def test_half_a_surrogate_pair_in_a_role_fails_the_job_with_its_cause(http: httpx.Client) -> None:
+    body = b'{"input": {"messages": [{"role": "\\ud800", "content": "x"}]}}'
+    job = post(http, "/runsync", body).json()
+    assert job["status"] == "FAILED"
+    assert "Unknown role: \\\\ud800" in job["error"]
 
 
 def test_method_that_is_not_allowed(http: httpx.Client) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.handler.processes import Process, Server, eventually, running, serving
+from tests.handler.processes import ROOT, Process, Server, eventually, running, serving
 
 CHAT = "/v1/chat/completions"
 COUNT = {"messages": [{"role": "user", "content": "Count from 3 to 7."}]}
@@ -156,6 +158,8 @@ def test_warns_when_others_can_reach_it_without_a_key(key: str, warned: bool) ->
         ({"MAX_MODEL_LEN": "many"}, "MAX_MODEL_LEN"),
         ({"PILOTLIGHT_PAGE_SIZE": "17"}, "page_size"),
         ({"MODEL_NAME": "/nowhere/at/all"}, "/nowhere/at/all"),
+        ({"PILOTLIGHT_API_KEY": "k\u00e9y"}, "ASCII"),
+        ({"PILOTLIGHT_THREADS": "100000"}, "threads"),
     ],
     ids=str,
 )
@@ -166,6 +170,28 @@ def test_bad_settings_are_one_line_and_exit_1(environment: dict[str, str], line:
         assert len(errors) == 1
         assert line in errors[0]
         assert "Traceback" not in process.output
+
+
+def test_closed_standard_streams_change_nothing() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = f'exec "$0" -m pilotlight serve --port {port} <&- >&- 2>&-'
+    process = subprocess.Popen(["sh", "-c", command, sys.executable], cwd=ROOT)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+            assert eventually(lambda: answers_ping(client))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+
+
+def answers_ping(client: httpx.Client) -> bool:
+    try:
+        return client.get("/ping").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def test_port_in_use_is_one_line() -> None:
