@@ -91,9 +91,9 @@ def test_interrupt_is_quiet_and_exits_130() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         process = subprocess.Popen([*PROGRAM, "bench", "http", "--url", url], stderr=subprocess.PIPE, text=True)
-        silent.accept()
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        with silent.accept()[0]:
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors.strip()) == (130, "")
 
 
