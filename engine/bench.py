@@ -49,7 +49,11 @@ class KVUse:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a run measured. `load_seconds` is the boot, the import of torch included; `seconds` begins after it."""
+    """What a run measured.
+
+    `load_seconds` is the boot, the import of torch and the work that serving puts off until after the first token
+    included; `seconds` begins after it.
+    """
 
     requests: int
     prompt_tokens: int
@@ -102,6 +106,7 @@ class Bench:
     def __init__(self, config: EngineConfig, jobs: Sequence[Job]) -> None:
         started = time.monotonic()
         self._llm = LLM(**asdict(replace(config, skip_tokenizer_init=True)))
+        self._llm.booted.core.finish_deferred()
         self._load_seconds = time.monotonic() - started
         self._jobs = jobs
         self.plan: Plan = self._llm.booted.plan
@@ -148,9 +153,9 @@ class _Gauge(Scheduler):
         self._peak_used = 0
         self._wasted: list[float] = []
 
-    def complete(self, step: Step) -> None:
-        """Take in what was computed, and read."""
-        super().complete(step)
+    def advance(self, step: Step) -> None:
+        """Take in what is computed, and read."""
+        super().advance(step)
         slots = sum(len(request.pages) for request in self.running) * self.page_size
         filled = sum(request.computed for request in self.running)
         self._wasted.append(1 - filled / slots)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from engine.layers import Decoder
     from engine.weights import Weights
+    from kernels.operations import Operations
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +59,17 @@ def boot_core(config: EngineConfig, timeline: Timeline | None = None) -> Booted:
         import_torch()
     with timeline.span("device"):
         device, dtype, threads = _open_device(config)
-    with timeline.span("weights"), _open_weights(model.folder, dtype, device) as weights:
+    with timeline.span("kernels"):
+        operations = _open_operations(device)
+    with timeline.span("weights"), _open_weights(model.folder, dtype, device, operations) as weights:
         free = _free_memory(device) - weights.bytes
         plan = make_plan(
             config, shape, device=device.type, dtype=str(dtype).removeprefix("torch."), value_bytes=dtype.itemsize,
-            threads=threads, weight_bytes=weights.bytes, free_memory=free,
+            kernels=operations.name, threads=threads, weight_bytes=weights.bytes, free_memory=free,
         )
-        decoder = _load(weights, shape, plan)
+        decoder = _load(weights, shape, plan, operations)
     with timeline.span("cache and rows"):
-        core = _assemble(plan, shape, decoder, model.tokenizer, dtype, device)
+        core = _assemble(plan, shape, decoder, operations, model.tokenizer, dtype, device)
     return Booted(core, model, plan, timeline)
 
 
@@ -105,16 +108,22 @@ def _fast_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
 
 
-def _open_weights(folder: Path, dtype: torch.dtype, device: torch.device) -> Weights:
+def _open_operations(device: torch.device) -> Operations:
+    from kernels.operations import ReferenceOperations
+
+    return ReferenceOperations()
+
+
+def _open_weights(folder: Path, dtype: torch.dtype, device: torch.device, operations: Operations) -> Weights:
     from engine.weights import Weights
 
-    return Weights(folder, dtype, device)
+    return Weights(folder, dtype, device, operations.matrix_dtype)
 
 
-def _load(weights: Weights, shape: Architecture, plan: Plan) -> Decoder:
+def _load(weights: Weights, shape: Architecture, plan: Plan, operations: Operations) -> Decoder:
     from engine.layers import Decoder
 
-    decoder = Decoder(shape, weights, plan.max_model_len)
+    decoder = Decoder(shape, weights, plan.max_model_len, operations)
     weights.warn_of_unused(["rotary_emb.inv_freq", *(["lm_head.weight"] if shape.tied else [])])
     return decoder
 
@@ -126,7 +135,8 @@ def _free_memory(device: torch.device) -> int:
 
 
 def _assemble(
-    plan: Plan, shape: Architecture, decoder: Decoder, tokenizer: Tokenizer, dtype: torch.dtype, device: torch.device
+    plan: Plan, shape: Architecture, decoder: Decoder, operations: Operations,
+    tokenizer: Tokenizer, dtype: torch.dtype, device: torch.device,
 ) -> Core:
     from engine.layers import KVCache
     from engine.rows import Rows
@@ -138,4 +148,5 @@ def _assemble(
     cache = KVCache(shape, plan.pages, plan.page_size, dtype, device)
     rows = Rows(plan.max_running, plan.max_model_len, plan.page_size, device)
     sampler = Sampler(shape.vocab_size, tokenizer.eos_token_ids, device)
-    return Core(scheduler, Runner(decoder, cache, rows, sampler, plan.page_size), tokenizer)
+    runner = Runner(decoder, operations, cache, rows, sampler, plan.page_size)
+    return Core(scheduler, runner, tokenizer, plan.overlap)

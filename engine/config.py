@@ -31,6 +31,8 @@ class EngineConfig:
         token_budget: tokens computed in one step, prompt chunks and decodes together; None takes what suits the device.
         max_waiting: requests that may queue before new ones are refused.
         skip_tokenizer_init: token ids in and out, no text; the folder then needs no tokenizer.
+        overlap: whether each step is prepared while the one before it computes; None does so where the device computes
+            beside the host. The answers are the same.
         threads: CPU threads for the arithmetic; None takes what affinity and the cgroup allow.
     """
 
@@ -46,6 +48,7 @@ class EngineConfig:
     max_waiting: int = 1024
     prefix_caching: bool = True
     skip_tokenizer_init: bool = False
+    overlap: bool | None = None
     threads: int | None = None
 
     def __post_init__(self) -> None:

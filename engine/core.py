@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -37,10 +37,21 @@ class DeviceLost(Exception):
     """The device can compute no more; every request on it is lost."""
 
 
-class StepRunner(Protocol):
-    """Computes steps. A `DeviceLost` ends the engine; any other exception ends the step's requests alone."""
+Samples = Callable[[], Mapping[Request, Sample]]
+"""Waits until a step is computed, and gives what it sampled."""
 
-    def step(self, step: Step) -> Mapping[Request, Sample]: ...
+
+class StepRunner(Protocol):
+    """Computes steps in the order they are launched.
+
+    A `DeviceLost` ends the engine; any other exception ends the step's requests alone.
+    """
+
+    def launch(self, step: Step) -> Samples:
+        """Start to compute a step; tokens that it samples are inputs to the next one before the host knows them."""
+
+    def defer(self) -> bool:
+        """Do a piece of the work put off at boot, some milliseconds of it; False when none is left."""
 
     def release(self, request: Request) -> None:
         """Forget a request that ended or was preempted; a request it does not know is no error."""
@@ -55,10 +66,31 @@ class _Choice:
     prompt_logprobs: list[TokenLogprob | None] = field(default_factory=lambda: [None])
 
 
-class Core:
-    """Drives scheduler and runner, turns sampled tokens into text, and ends requests."""
+@dataclass(frozen=True, slots=True)
+class _Launched:
+    """A step under way."""
 
-    def __init__(self, scheduler: Scheduler, runner: StepRunner, tokenizer: Tokenizer) -> None:
+    step: Step
+    samples: Samples
+
+    @property
+    def must_be_known(self) -> bool:
+        """Whether the next step cannot be prepared before this one's tokens are known to the host."""
+        params = [request.params for request in self.step.tokens if request.state is not State.ENDED]
+        return any(p.penalised or p.prompt_logprobs is not None for p in params)
+
+
+class Core:
+    """Drives scheduler and runner, turns sampled tokens into text, and ends requests.
+
+    Args:
+        overlap: prepare and launch each step while the one before it computes, so that the device never waits for
+            the host; else each step's tokens are taken in before the next is scheduled. The answers are the same.
+    """
+
+    def __init__(
+        self, scheduler: Scheduler, runner: StepRunner, tokenizer: Tokenizer, overlap: bool = False
+    ) -> None:
         self.scheduler = scheduler
         self._runner = runner
         self._tokenizer = tokenizer
@@ -66,11 +98,23 @@ class Core:
         self._of_id: dict[str, list[Request]] = {}
         self._deadlines: list[tuple[float, int, Request]] = []
         self._outbox: list[Event] = []
+        self._overlap = overlap
+        self._under_way: _Launched | None = None
+        self._answered = False
         self.steps = 0
 
     @property
     def has_work(self) -> bool:
-        return self.scheduler.has_work
+        return self.scheduler.has_work or self._under_way is not None
+
+    def defer(self) -> bool:
+        """Do a piece of the work put off at boot; False when none is left, or before anybody has a first token."""
+        return self._answered and self._runner.defer()
+
+    def finish_deferred(self) -> None:
+        """Do all the work put off at boot."""
+        while self._runner.defer():
+            pass
 
     def add(self, request: Request) -> None:
         """Take a request in; its events come from `step`."""
@@ -100,35 +144,62 @@ class Core:
         return self._take_outbox()
 
     def step(self) -> list[Event]:
-        """Compute one step.
+        """Launch one step and take in what was sampled: by the step before it with `overlap`, else by itself.
 
         Raises:
             DeviceLost: nothing can be computed any more; the requests are still there to be ended.
         """
         self._expire()
+        if self._under_way is not None and self._under_way.must_be_known:
+            self._take_in_samples()
         step = self.scheduler.schedule()
         for request in step.preempted:
             self._runner.release(request)
             self._choices[request].prompt_logprobs = [None]
-        if step.tokens:
-            self._compute(step)
+        launched = self._launch(step) if step.tokens else None
+        self._take_in_samples()
+        self._under_way = launched
+        if not self._overlap:
+            self._take_in_samples()
         return self._take_outbox()
 
-    def _compute(self, step: Step) -> None:
+    def _launch(self, step: Step) -> _Launched | None:
         self.steps += 1
         started = time.monotonic()
+        for request in step.tokens:
+            request.scheduled = request.scheduled or started
         try:
-            samples = self._runner.step(step)
+            samples = self._runner.launch(step)
         except DeviceLost:
             raise
         except Exception as error:
-            for request in step.tokens:
-                self._end(request, FinishReason.FAILED, error=f"the step failed: {type(error).__name__}: {error}")
+            self._fail(step, error)
+            return None
+        self.scheduler.advance(step)
+        return _Launched(step, samples)
+
+    def _take_in_samples(self) -> None:
+        """Wait for the step under way, if there is one, and hand out its tokens."""
+        launched, self._under_way = self._under_way, None
+        if launched is None:
             return
-        self.scheduler.complete(step)
+        try:
+            samples = launched.samples()
+        except DeviceLost:
+            raise
+        except Exception as error:
+            self._fail(launched.step, error)
+            return
+        for request in launched.step.tokens:
+            if request.state is not State.ENDED:
+                self._accept(self._choices[request], samples[request])
+
+    def _fail(self, step: Step, error: Exception) -> None:
+        message = f"the step failed: {type(error).__name__}: {error}"
         for request in step.tokens:
-            request.scheduled = request.scheduled or started
-            self._accept(self._choices[request], samples[request])
+            if request.state is not State.ENDED:
+                self.scheduler.distrust(request)
+                self._end(request, FinishReason.FAILED, error=message)
 
     def _watch(self, request: Request, deadline: float) -> None:
         if len(self._deadlines) > 2 * len(self._choices):  # Ended requests would stay here until their deadline.
@@ -155,7 +226,9 @@ class Core:
     def _accept_token(self, choice: _Choice, sample: Sample, token_id: int) -> None:
         request = choice.request
         request.first_token = request.first_token or time.monotonic()
-        request.tokens.append(token_id)
+        self._answered = True
+        request.accept(token_id)
+        self.scheduler.publish(request)
         text = self._push_text(choice, token_id)
         reason, stop = self._finished(choice)
         first = request.output_length == 1 and request.params.prompt_logprobs is not None

@@ -215,6 +215,7 @@ class Engine:
         try:
             while self._take_in():
                 self._deliver(self._core.step())
+                self._core.defer()
             self._deliver(self._core.abort_all(FinishReason.ABORTED))
         except BaseException as error:  # A panic in a library's native code is no Exception.
             self._die(error)
@@ -222,6 +223,8 @@ class Engine:
     def _take_in(self) -> bool:
         """Carry out what callers asked for, waiting while there is nothing to compute; False once told to stop."""
         while True:
+            while not self._core.has_work and self._inbox.empty() and self._core.defer():
+                pass
             try:
                 item = self._inbox.get(block=not self._core.has_work)
             except Empty:

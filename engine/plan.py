@@ -22,6 +22,8 @@ class Plan:
     """The engine's derived figures.
 
     Attributes:
+        kernels: which implementation of the operations computes.
+        overlap: steps are prepared while the one before computes.
         max_model_len: tokens of prompt and output that one request may have.
         page_bytes: bytes of one page over all layers.
         warnings: what the user asked for and did not get, one line each.
@@ -29,6 +31,8 @@ class Plan:
 
     device: str
     dtype: str
+    kernels: str
+    overlap: bool
     threads: int
     weight_bytes: int
     page_size: int
@@ -51,6 +55,7 @@ class Plan:
         pages = f"{self.pages} pages of {self.page_size} tokens, {self.kv_tokens} tokens in all"
         return [
             f"device     {self.device}, {self.dtype}, {self.threads} threads",
+            f"kernels    {self.kernels}",
             f"weights    {_megabytes(self.weight_bytes)}",
             f"KV cache   {_megabytes(self.pages * self.page_bytes)}: {pages}",
             f"context    {self.max_model_len} tokens a request",
@@ -64,8 +69,8 @@ def _megabytes(count: int) -> str:
 
 
 def make_plan(
-    config: EngineConfig, shape: Architecture, *, device: str, dtype: str, value_bytes: int, threads: int,
-    weight_bytes: int, free_memory: int,
+    config: EngineConfig, shape: Architecture, *, device: str, dtype: str, value_bytes: int, kernels: str,
+    threads: int, weight_bytes: int, free_memory: int,
 ) -> Plan:
     """Divide the memory.
 
@@ -90,9 +95,10 @@ def make_plan(
             f"the KV cache needs {page_bytes} bytes for one page of {config.page_size} tokens; it may take {room}"
         )
     context = min(wanted, pages * config.page_size)
+    overlap = device != "cpu" if config.overlap is None else config.overlap
     return Plan(
-        device, dtype, threads, weight_bytes, config.page_size, pages, page_bytes, context, config.max_running,
-        budget, config.max_waiting, config.prefix_caching, _clamp_warning(wanted, context),
+        device, dtype, kernels, overlap, threads, weight_bytes, config.page_size, pages, page_bytes, context,
+        config.max_running, budget, config.max_waiting, config.prefix_caching, _clamp_warning(wanted, context),
     )
 
 

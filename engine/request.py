@@ -201,15 +201,17 @@ class Request:
     """One choice of what a user asked for, as the scheduler sees it; compared and hashed by identity.
 
     `tokens` holds the prompt and the output so far; the key and value of the first `computed` of them are in
-    `pages`. What is left, `len(tokens) - computed`, is what the scheduler hands out: a prompt's tokens at first,
-    one after each sampled token, all of them again after a preemption.
+    `pages`, or will be when the device gets there. What is left, `remaining`, is what the scheduler hands out: a
+    prompt's tokens at first, one after each sampled token, all of them again after a preemption.
 
     Attributes:
         key: scheduling order, (priority, arrival number); lower runs first and is preempted last.
         salt: only requests with the same salt share cached pages.
         leader: the choice that computes the shared prompt first; this one waits for it.
         max_total: `tokens` never grows past this (prompt + max_tokens, or the context).
+        awaited: one more token was sampled, but only the device knows it yet.
         page_hashes: chained hash of each full page known so far.
+        published: how many of its pages the prefix cache knows.
     """
 
     id: str
@@ -226,17 +228,29 @@ class Request:
     leader: Request | None = None
     state: State = State.WAITING
     computed: int = 0
+    awaited: bool = False
     pages: list[int] = field(default_factory=list)
     page_hashes: list[bytes] = field(default_factory=list)
+    published: int = 0
     cached_tokens: int | None = None
     scheduled: float | None = None
     first_token: float | None = None
     preemptions: int = 0
 
     @property
+    def length(self) -> int:
+        """Number of its tokens, one that only the device knows included."""
+        return len(self.tokens) + self.awaited
+
+    @property
     def remaining(self) -> int:
-        """Tokens still to compute before the next one can be sampled."""
-        return len(self.tokens) - self.computed
+        """Tokens still to compute before the next one can be sampled; 0 when the awaited token is its last."""
+        return min(self.length, self.max_total - 1) - self.computed
+
+    def accept(self, token: int) -> None:
+        """Take in the token that was sampled."""
+        self.tokens.append(token)
+        self.awaited = False
 
     @property
     def output(self) -> Sequence[int]:

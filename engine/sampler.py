@@ -14,15 +14,69 @@ from kernels.sampling import gumbel_noise, keep_likely, noise_key, penalise
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """A sampled row of logits.
+    """What was sampled from a step's logits; tensors on the device.
 
     Attributes:
-        sound: False when the logits were not numbers, so that the token means nothing.
+        tokens: [rows], int64.
+        sound: [rows], bool; False where the logits were not numbers, so that the token means nothing.
+        logprobs: of the rows in `logprob_rows`, in that order.
     """
 
-    token_id: int
-    sound: bool
-    logprob: TokenLogprob | None
+    tokens: Tensor
+    sound: Tensor
+    logprobs: Logprobs | None
+    logprob_rows: list[int]
+
+    def to_host(self) -> Sampled:
+        """The same in host memory, as soon as the device gets there."""
+        logprobs = self.logprobs.to_host() if self.logprobs is not None else None
+        return Sampled(_to_host(self.tokens), _to_host(self.sound), logprobs, self.logprob_rows)
+
+    def read(self) -> list[tuple[int, bool, TokenLogprob | None]]:
+        """Token id, soundness and log probability by row; of tensors in host memory that have arrived."""
+        found: dict[int, TokenLogprob] = {}
+        if self.logprobs is not None:
+            found = dict(zip(self.logprob_rows, self.logprobs.read(), strict=True))
+        rows = zip(self.tokens.tolist(), self.sound.tolist(), strict=True)
+        return [(token, sound, found.get(row)) for row, (token, sound) in enumerate(rows)]
+
+
+@dataclass(frozen=True, slots=True)
+class Logprobs:
+    """Log probabilities of one token a row and of the most likely ones.
+
+    Attributes:
+        tokens, values, ranks: [rows].
+        top_ids, top_values: [rows, most asked for].
+        tops: how many of the most likely tokens to report, by row.
+    """
+
+    tokens: Tensor
+    values: Tensor
+    ranks: Tensor
+    top_ids: Tensor
+    top_values: Tensor
+    tops: list[int]
+
+    def to_host(self) -> Logprobs:
+        """The same in host memory, as soon as the device gets there."""
+        return Logprobs(
+            _to_host(self.tokens), _to_host(self.values), _to_host(self.ranks), _to_host(self.top_ids),
+            _to_host(self.top_values), self.tops,
+        )
+
+    def read(self) -> list[TokenLogprob]:
+        """One a row; of tensors in host memory that have arrived."""
+        ids, values = self.top_ids.tolist(), self.top_values.tolist()
+        rows = zip(self.tokens.tolist(), self.values.tolist(), self.ranks.tolist(), self.tops, strict=True)
+        return [
+            TokenLogprob(token, value, rank, tuple(zip(ids[row][:top], values[row][:top], strict=True)))
+            for row, (token, value, rank, top) in enumerate(rows)
+        ]
+
+
+def _to_host(tensor: Tensor) -> Tensor:
+    return tensor.to("cpu", non_blocking=True)
 
 
 class Sampler:
@@ -37,17 +91,22 @@ class Sampler:
         self._eos = sorted(token for token in eos_token_ids if token < vocab_size)
         self._device = device
 
-    def sample(self, logits: Tensor, requests: Sequence[Request]) -> list[Sampled]:
-        """One token a request.
+    def sample(self, logits: Tensor, requests: Sequence[Request]) -> Sampled:
+        """One token a request, all of whose tokens the device has; of a penalised one the host has them too.
 
         Args:
             logits: [requests, vocab], float32.
         """
         chosen = self._choose(self._adjust(logits, requests), requests)
-        sound = logits.gather(-1, chosen[:, None]).squeeze(-1).isfinite().tolist()
-        tokens = chosen.tolist()
-        logprobs = self._logprobs(logits, tokens, requests)
-        return [Sampled(token, ok, logprob) for token, ok, logprob in zip(tokens, sound, logprobs, strict=True)]
+        sound = logits.gather(-1, chosen[:, None]).squeeze(-1).isfinite()
+        rows = [row for row, request in enumerate(requests) if request.params.logprobs is not None]
+        logprobs = None
+        if rows:
+            tops = [requests[row].params.logprobs or 0 for row in rows]
+            logprobs = token_logprobs(logits, chosen, tops) if len(rows) == len(requests) else token_logprobs(
+                logits[rows], chosen[rows], tops
+            )
+        return Sampled(chosen, sound, logprobs, rows)
 
     def _adjust(self, logits: Tensor, requests: Sequence[Request]) -> Tensor:
         """Penalties, then bias, then no end before `min_tokens`; the logits given stay as they are."""
@@ -64,14 +123,14 @@ class Sampler:
 
     @staticmethod
     def _edits(request: Request) -> bool:
-        return bool(request.params.logit_bias) or request.output_length < request.params.min_tokens
+        return bool(request.params.logit_bias) or _generated(request) < request.params.min_tokens
 
     def _edit(self, row: Tensor, request: Request) -> None:
         params = request.params
         if params.logit_bias:
             ids = torch.tensor(list(params.logit_bias), device=self._device)
             row.index_add_(0, ids, self._column(list(params.logit_bias.values())))
-        if request.output_length < params.min_tokens:
+        if _generated(request) < params.min_tokens:
             row[[*self._eos, *params.stop_token_ids]] = float("-inf")
 
     def _penalise(self, logits: Tensor, requests: Sequence[Request]) -> Tensor:
@@ -112,37 +171,25 @@ class Sampler:
                 scaled, torch.tensor(top_k, device=self._device),
                 self._column([p.top_p for p in params]), self._column([p.min_p for p in params]),
             )
-        keys = [noise_key(request.seed, request.choice, len(request.tokens)) for request in requests]
+        keys = [noise_key(request.seed, request.choice, request.length) for request in requests]
         noise = gumbel_noise(torch.tensor(keys, dtype=torch.int32, device=self._device), self._vocab_size)
         return (scaled + noise).argmax(-1)
 
-    def _logprobs(
-        self, logits: Tensor, tokens: Sequence[int], requests: Sequence[Request]
-    ) -> list[TokenLogprob | None]:
-        found: list[TokenLogprob | None] = [None] * len(requests)
-        rows = [row for row, request in enumerate(requests) if request.params.logprobs is not None]
-        if rows:
-            tops = [requests[row].params.logprobs or 0 for row in rows]
-            measured = token_logprobs(logits[rows], [tokens[row] for row in rows], tops)
-            for row, logprob in zip(rows, measured, strict=True):
-                found[row] = logprob
-        return found
+
+def _generated(request: Request) -> int:
+    return request.length - request.prompt_length
 
 
-def token_logprobs(logits: Tensor, tokens: Sequence[int], tops: Sequence[int]) -> list[TokenLogprob]:
+def token_logprobs(logits: Tensor, tokens: Tensor, tops: Sequence[int]) -> Logprobs:
     """The log probability of one token a row and of the most likely ones.
 
     Args:
         logits: [rows, vocab], float32.
+        tokens: [rows], int64.
         tops: how many of the most likely tokens to report, by row.
     """
-    chosen = logits.gather(-1, torch.tensor(tokens, device=logits.device)[:, None])
+    chosen = logits.gather(-1, tokens[:, None])
     total = logits.logsumexp(-1, keepdim=True)
-    ranks = ((logits > chosen).sum(-1) + 1).tolist()
+    ranks = (logits > chosen).sum(-1) + 1
     best = logits.topk(min(max(tops), logits.shape[-1]), dim=-1)
-    values, ids = (best.values - total).tolist(), best.indices.tolist()
-    own = (chosen - total).squeeze(-1).tolist()
-    return [
-        TokenLogprob(token, own[row], ranks[row], tuple(zip(ids[row][:top], values[row][:top], strict=True)))
-        for row, (token, top) in enumerate(zip(tokens, tops, strict=True))
-    ]
+    return Logprobs(tokens, (chosen - total).squeeze(-1), ranks, best.indices, best.values - total, list(tops))

@@ -28,9 +28,10 @@ class Step:
 class Scheduler:
     """Owns the queues and every request's pages.
 
-    Contract: `schedule` a step, compute it, `complete` it, append sampled tokens, `remove` what ended. A request is
-    removed exactly once, in any state. A request whose `max_total` needs more pages than the pool has must not be
-    added: it could never finish.
+    Contract: `schedule` a step, start to compute it, `advance`, `accept` and `publish` each sampled token, `remove`
+    what ended. The next step may be scheduled while the sampled tokens are still awaited; pages that change hands
+    meanwhile are safe, because the device computes steps in order. A request is removed exactly once, in any state.
+    A request whose `max_total` needs more pages than the pool has must not be added: it could never finish.
     """
 
     def __init__(self, pool: PagePool, page_size: int, token_budget: int, max_running: int) -> None:
@@ -80,16 +81,21 @@ class Scheduler:
             self._schedule_waiting(step, budget)
         return step
 
-    def complete(self, step: Step) -> None:
-        """Record that a step was computed: its tokens' keys and values are in their pages."""
+    def advance(self, step: Step) -> None:
+        """Record that a step is under way: whatever is computed after it finds its tokens' keys and values in place."""
         for request, count in step.tokens.items():
-            before = request.computed // self.page_size
+            request.awaited = count == request.remaining
             request.computed += count
-            full = request.computed // self.page_size
-            if full > before and self.pool.caching:
-                self._extend_hashes(request, full)
-                for index in range(before, full):
-                    self.pool.publish(request.pages[index], request.page_hashes[index])
+            self.publish(request)
+
+    def publish(self, request: Request) -> None:
+        """Let others find the request's full pages, as far as their tokens are known."""
+        full = min(request.computed, len(request.tokens)) // self.page_size
+        if full > request.published and self.pool.caching:
+            self._extend_hashes(request, full)
+            for index in range(request.published, full):
+                self.pool.publish(request.pages[index], request.page_hashes[index])
+            request.published = full
 
     def remove(self, request: Request) -> None:
         """Forget a request and give back its pages."""
@@ -115,7 +121,7 @@ class Scheduler:
         for request in sorted(self._running, key=lambda request: request.remaining > 1):
             if not budget:
                 break
-            if request.state is not State.RUNNING:
+            if request.state is not State.RUNNING or not request.remaining:
                 continue
             count = min(request.remaining, budget)
             if self._grow(request, count, step):
@@ -144,7 +150,7 @@ class Scheduler:
     def _preempt(self, victim: Request) -> None:
         self._running.remove(victim)
         self._give_back_pages(victim)
-        victim.computed = 0
+        victim.computed = victim.published = 0
         victim.preemptions += 1
         self.preemptions += 1
         self._enqueue(victim)
@@ -184,6 +190,7 @@ class Scheduler:
             return False
         request.pages = self.pool.match(request.page_hashes[: len(cached)])
         request.pages += self.pool.allocate(needed)
+        request.published = len(cached)
         request.computed = len(cached) * self.page_size
         self._count_prefix(request)
         request.state = State.RUNNING

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from engine.errors import InvalidModel
 
-_PLAIN_DTYPES = frozenset({torch.bfloat16, torch.float16, torch.float32, torch.float64})
+_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
+"""The dtypes that weights may have, by the names safetensors gives them."""
 
 _log = logging.getLogger("pilotlight.weights")
 
@@ -57,18 +58,25 @@ class Weights:
 
     A context manager.
 
+    Args:
+        dtype: what the model computes in.
+        matrix_dtype: the dtype to keep a matrix in, by the dtype it is stored in.
+
     Attributes:
-        bytes: what all tensors take in the dtype asked for.
+        bytes: what all tensors take once loaded.
     """
 
-    def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device) -> None:
-        self._dtype = dtype
+    def __init__(
+        self, folder: Path, dtype: torch.dtype, device: torch.device,
+        matrix_dtype: Callable[[torch.dtype, torch.dtype], torch.dtype],
+    ) -> None:
+        self.dtype = dtype
         self._device = device
+        self._matrix_dtype = matrix_dtype
         self._files = {path: _open(path) for path in weight_files(folder)}
         self._path_of = {name: path for path, file in self._files.items() for name in file.keys()}  # noqa: SIM118
         self._taken: set[str] = set()
-        shapes = (self._files[path].get_slice(name).get_shape() for name, path in self._path_of.items())
-        self.bytes = sum(math.prod(shape) for shape in shapes) * dtype.itemsize
+        self.bytes = sum(self._loaded_bytes(name) for name in self._path_of)
 
     def __enter__(self) -> Weights:
         return self
@@ -79,7 +87,7 @@ class Weights:
         self._files.clear()
 
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """The tensor of that name, of the device and dtype asked for.
+        """The tensor of that name, on the device; a matrix is of its own dtype, all others of the model's.
 
         Raises:
             InvalidModel: it is missing, of another shape, or cannot be read.
@@ -93,15 +101,24 @@ class Weights:
             raise InvalidModel(f"{path}: {name} cannot be read: {error}") from None
         if tuple(tensor.shape) != shape:
             raise InvalidModel(f"{path}: {name} has the shape {tuple(tensor.shape)}; config.json asks for {shape}")
-        if tensor.dtype not in _PLAIN_DTYPES:
+        if tensor.dtype not in _DTYPES.values():
             raise InvalidModel(f"{path}: {name} is of the dtype {tensor.dtype}; quantised weights are not supported")
         self._taken.add(name)
-        return tensor.to(self._device, self._dtype)
+        return tensor.to(self._device, self._dtype_of(tensor.ndim, tensor.dtype))
 
     def fused(self, names: Iterable[str], shapes: Iterable[tuple[int, ...]]) -> Tensor:
         """Tensors joined along their first dimension."""
         parts = [self.take(name, shape) for name, shape in zip(names, shapes, strict=True)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _dtype_of(self, dimensions: int, stored: torch.dtype) -> torch.dtype:
+        return self._matrix_dtype(stored, self.dtype) if dimensions == 2 else self.dtype
+
+    def _loaded_bytes(self, name: str) -> int:
+        header = self._files[self._path_of[name]].get_slice(name)
+        shape = header.get_shape()
+        stored = _DTYPES.get(header.get_dtype(), self.dtype)
+        return math.prod(shape) * self._dtype_of(len(shape), stored).itemsize
 
     def warn_of_unused(self, harmless: Iterable[str]) -> None:
         """Log the tensors that nobody took, but for those whose names end in one of `harmless`."""

@@ -82,28 +82,20 @@ class AttentionBatch:
         return _Group(torch.tensor(queries, device=device), slots, key_positions, query_positions)
 
     def attend(
-        self, query: Tensor, key_cache: Tensor, value_cache: Tensor, scale: float, window: int | None = None
+        self, query: Tensor, key_cache: Tensor, value_cache: Tensor, scale: float, window: int | None = None,
+        soft_cap: float | None = None,
     ) -> Tensor:
-        """Grouped-query attention of the step's tokens over all of their requests' tokens up to themselves.
-
-        Args:
-            query: [tokens, heads, head_dim].
-            key_cache, value_cache: [pages, page_size, kv_heads, head_dim], this step's tokens already written.
-            scale: multiplies the scores.
-            window: a token looks at the last so many tokens, itself included; None is all of them.
-
-        Returns:
-            [tokens, heads, head_dim].
-        """
+        """See `kernels.operations.Attention.attend`."""
         keys, values = key_cache.flatten(0, 1), value_cache.flatten(0, 1)
         out = torch.empty_like(query)
         for group in self._groups:
-            out[group.queries] = _attend_group(query, keys, values, group, scale, window)
+            out[group.queries] = _attend_group(query, keys, values, group, scale, window, soft_cap)
         return out
 
 
 def _attend_group(
-    query: Tensor, keys: Tensor, values: Tensor, group: _Group, scale: float, window: int | None
+    query: Tensor, keys: Tensor, values: Tensor, group: _Group, scale: float, window: int | None,
+    soft_cap: float | None,
 ) -> Tensor:
     requests, count = group.queries.shape
     kv_heads, head_dim = keys.shape[1:]
@@ -113,6 +105,10 @@ def _attend_group(
     q = q.reshape(requests, kv_heads, shared * count, head_dim)
     k, v = keys[group.slots].transpose(1, 2), values[group.slots].transpose(1, 2)
     mask = group.mask(window, query.dtype).repeat(1, 1, shared, 1)
-    attended = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    if soft_cap is None:
+        attended = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    else:
+        scores = soft_cap * torch.tanh(q @ k.transpose(-1, -2) * (scale / soft_cap)) + mask
+        attended = scores.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
     attended = attended.unflatten(2, (shared, count)).permute(0, 3, 1, 2, 4)
     return attended.reshape(requests, count, query.shape[1], head_dim)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from zlib import crc32
 
-from engine.core import Core, Sample
+from engine.core import Core, Sample, Samples
 from engine.engine import Engine, Model
 from engine.pages import PagePool
 from engine.plan import Plan
@@ -50,7 +50,7 @@ class StubModel:
     every slot of every computed request is compared with what it must hold.
 
     Attributes:
-        rows: requests that hold a row, as the real runner's would.
+        rows: tokens, as the device would know them, of the requests that hold a row.
         unsound: requests whose next sample is reported as not a number.
         faults: exceptions to raise, by the number of the step (from 0).
     """
@@ -60,25 +60,32 @@ class StubModel:
         self._choose = choose
         self._slots: dict[int, tuple[int, int]] = {}
         self._step = itertools.count()
-        self.rows: set[Request] = set()
+        self.rows: dict[Request, list[int]] = {}
         self.unsound: set[Request] = set()
         self.faults: dict[int, Exception] = {}
 
     def release(self, request: Request) -> None:
         """Take back the request's row."""
-        self.rows.discard(request)
+        self.rows.pop(request, None)
 
-    def step(self, step: Step) -> Mapping[Request, Sample]:
+    def defer(self) -> bool:
+        """Nothing is put off."""
+        return False
+
+    def launch(self, step: Step) -> Samples:
         """Compute a step, or raise the fault that is due."""
         fault = self.faults.pop(next(self._step), None)
         if fault is not None:
             raise fault
-        self.rows.update(step.tokens)
+        for request in step.tokens:
+            row = self.rows.setdefault(request, [])
+            row += request.tokens[len(row) :]
         written = [slot for request, count in step.tokens.items() for slot in self._write(request, count)]
         assert len(written) == len(set(written)), "two requests wrote one slot"
         for request, count in step.tokens.items():
             self._check(request, request.computed + count)
-        return {request: self._sample(request, count) for request, count in step.tokens.items()}
+        samples = {request: self._sample(request, count) for request, count in step.tokens.items()}
+        return lambda: samples
 
     def _slot(self, request: Request, position: int) -> int:
         return request.pages[position // self._page_size] * self._page_size + position % self._page_size
@@ -88,25 +95,28 @@ class StubModel:
 
     def _write(self, request: Request, count: int) -> Iterable[int]:
         for position in range(request.computed, request.computed + count):
-            slot, token = self._slot(request, position), request.tokens[position]
+            slot, token = self._slot(request, position), self.rows[request][position]
             self._slots[slot] = (token, digest(self._state(request, position), token))
             yield slot
 
     def _check(self, request: Request, length: int) -> None:
         held = [self._slots[self._slot(request, position)][0] for position in range(length)]
-        assert held == request.tokens[:length], "the page table leads to other tokens than the request's"
+        assert held == self.rows[request][:length], "the page table leads to other tokens than the request's"
 
     def _sample(self, request: Request, count: int) -> Sample:
         if count < request.remaining:
             return Sample(None)
         if request in self.unsound:
+            self.rows[request].append(0)
             return Sample(0, error="the model's output is not a number")
-        return Sample(self._choose(request, self._state(request, request.computed + count)))
+        token = self._choose(request, self._state(request, request.computed + count))
+        self.rows[request].append(token)
+        return Sample(token)
 
 
 def follow_script(script: Sequence[int]) -> Choose:
     """A choice that gives the script's tokens one after the other, and its last one from then on."""
-    return lambda request, _: script[min(request.output_length, len(script) - 1)]
+    return lambda request, _: script[min(request.length - request.prompt_length, len(script) - 1)]
 
 
 _arrivals = itertools.count()
@@ -132,11 +142,14 @@ def make_scheduler(pages: int = 64, page_size: int = 4, budget: int = 64, max_ru
 
 def make_engine(
     model: StubModel, tokenizer: Tokenizer, *, page_size: int = 4, pages: int = 64, max_running: int = 8,
-    max_waiting: int = 64,
+    max_waiting: int = 64, overlap: bool = False,
 ) -> Engine:
     """An engine around the stub model."""
-    plan = Plan("cpu", "float32", 1, 0, page_size, pages, 1, pages * page_size, max_running, 64, max_waiting, True)
-    core = Core(make_scheduler(pages, page_size, 64, max_running), model, tokenizer)
+    plan = Plan(
+        "cpu", "float32", "stub", overlap, 1, 0, page_size, pages, 1, pages * page_size, max_running, 64, max_waiting,
+        True,
+    )
+    core = Core(make_scheduler(pages, page_size, 64, max_running), model, tokenizer, overlap)
     return Engine(core, Model("stub", Path(), tokenizer, None, tokenizer.vocab_size), plan)
 
 

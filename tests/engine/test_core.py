@@ -39,15 +39,28 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.from_folder(DEMO)
 
 
+@pytest.fixture(params=[False, True], ids=["in turn", "overlapped"])
+def overlap(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
 @pytest.fixture
-def core(tokenizer: Tokenizer) -> Core:
-    return Core(make_scheduler(), StubModel(4), tokenizer)
+def core(tokenizer: Tokenizer, overlap: bool) -> Core:
+    return Core(make_scheduler(), StubModel(4), tokenizer, overlap)
 
 
-def scripted(tokenizer: Tokenizer, script: Sequence[int] | str) -> Core:
-    """A core whose model says this and nothing else."""
-    tokens = tokenizer.encode(script, add_special_tokens=False) if isinstance(script, str) else script
-    return Core(make_scheduler(), StubModel(4, follow_script(tokens)), tokenizer)
+Scripted = Callable[[Sequence[int] | str], Core]
+
+
+@pytest.fixture
+def scripted(tokenizer: Tokenizer, overlap: bool) -> Scripted:
+    """Makes a core whose model says this and nothing else."""
+
+    def make(script: Sequence[int] | str) -> Core:
+        tokens = tokenizer.encode(script, add_special_tokens=False) if isinstance(script, str) else script
+        return Core(make_scheduler(), StubModel(4, follow_script(tokens)), tokenizer, overlap)
+
+    return make
 
 
 def only_end(tokenizer: Tokenizer) -> int:
@@ -97,30 +110,32 @@ def test_milestones_of_a_request_are_in_order(core: Core) -> None:
     assert now <= timing.arrived <= timing.scheduled <= timing.first_token <= timing.finished
 
 
-def test_end_of_sequence_ends_and_leaves_no_text(tokenizer: Tokenizer) -> None:
+def test_end_of_sequence_ends_and_leaves_no_text(tokenizer: Tokenizer, scripted: Scripted) -> None:
     eos = only_end(tokenizer)
     hello = tokenizer.encode("Hello", add_special_tokens=False)
-    text, tokens, finish = answer(scripted(tokenizer, [*hello, eos]), SamplingParams(max_tokens=20))
+    text, tokens, finish = answer(scripted([*hello, eos]), SamplingParams(max_tokens=20))
     assert (text, tokens) == ("Hello", [*hello, eos])
     assert (finish.reason, finish.stop) == (FinishReason.STOP, None)
 
 
-def test_end_of_sequence_is_passed_over_when_told_so(tokenizer: Tokenizer) -> None:
-    core = scripted(tokenizer, [only_end(tokenizer)])
+def test_end_of_sequence_is_passed_over_when_told_so(tokenizer: Tokenizer, scripted: Scripted) -> None:
+    core = scripted([only_end(tokenizer)])
     _, tokens, finish = answer(core, SamplingParams(max_tokens=3, ignore_eos=True))
     assert (len(tokens), finish.reason) == (3, FinishReason.LENGTH)
 
 
-def test_end_of_sequence_counts_only_after_min_tokens(tokenizer: Tokenizer) -> None:
-    _, tokens, finish = answer(scripted(tokenizer, [only_end(tokenizer)]), SamplingParams(max_tokens=9, min_tokens=3))
+def test_end_of_sequence_counts_only_after_min_tokens(tokenizer: Tokenizer, scripted: Scripted) -> None:
+    _, tokens, finish = answer(scripted([only_end(tokenizer)]), SamplingParams(max_tokens=9, min_tokens=3))
     assert (len(tokens), finish.reason) == (4, FinishReason.STOP)
 
 
 @pytest.mark.parametrize(("include", "expected"), [(False, "one "), (True, "one two")])
-def test_a_stop_token_ends_the_text_before_or_behind_it(tokenizer: Tokenizer, include: bool, expected: str) -> None:
+def test_a_stop_token_ends_the_text_before_or_behind_it(
+    tokenizer: Tokenizer, scripted: Scripted, include: bool, expected: str
+) -> None:
     script = [*tokenizer.encode("one ", add_special_tokens=False), *tokenizer.encode("two", add_special_tokens=False)]
     params = SamplingParams(max_tokens=20, stop_token_ids=(script[-1],), include_stop_str_in_output=include)
-    text, tokens, finish = answer(scripted(tokenizer, script), params)
+    text, tokens, finish = answer(scripted(script), params)
     assert tokens == script
     assert (finish.reason, finish.stop) == (FinishReason.STOP, script[-1])
     without_last = tokenizer.decode(script[:-1], skip_special_tokens=True)
@@ -128,34 +143,34 @@ def test_a_stop_token_ends_the_text_before_or_behind_it(tokenizer: Tokenizer, in
 
 
 @pytest.mark.parametrize(("include", "expected"), [(False, "one two "), (True, "one two three")])
-def test_a_stop_string_cuts_the_text(tokenizer: Tokenizer, include: bool, expected: str) -> None:
+def test_a_stop_string_cuts_the_text(tokenizer: Tokenizer, scripted: Scripted, include: bool, expected: str) -> None:
     params = SamplingParams(max_tokens=50, stop=("four", "three"), include_stop_str_in_output=include)
-    text, _, finish = answer(scripted(tokenizer, "one two three four five"), params)
+    text, _, finish = answer(scripted("one two three four five"), params)
     assert text == expected
     assert (finish.reason, finish.stop) == (FinishReason.STOP, "three")
 
 
-def test_what_might_have_become_a_stop_string_comes_out_at_the_end(tokenizer: Tokenizer) -> None:
+def test_what_might_have_become_a_stop_string_comes_out_at_the_end(tokenizer: Tokenizer, scripted: Scripted) -> None:
     script = tokenizer.encode("one tw", add_special_tokens=False)
-    text, _, finish = answer(scripted(tokenizer, script), SamplingParams(max_tokens=len(script), stop=("two",)))
+    text, _, finish = answer(scripted(script), SamplingParams(max_tokens=len(script), stop=("two",)))
     assert (text, finish.reason) == ("one tw", FinishReason.LENGTH)
 
 
-def test_a_stop_string_within_min_tokens_is_passed_over(tokenizer: Tokenizer) -> None:
+def test_a_stop_string_within_min_tokens_is_passed_over(tokenizer: Tokenizer, scripted: Scripted) -> None:
     script = tokenizer.encode("stop go stop", add_special_tokens=False)
     first = len(tokenizer.encode("stop", add_special_tokens=False))
-    text, _, _ = answer(scripted(tokenizer, script), SamplingParams(max_tokens=50, min_tokens=first, stop=("stop",)))
+    text, _, _ = answer(scripted(script), SamplingParams(max_tokens=50, min_tokens=first, stop=("stop",)))
     assert text == "stop go "
 
 
-def test_a_stop_wins_over_the_length_at_the_same_token(tokenizer: Tokenizer) -> None:
-    _, _, finish = answer(scripted(tokenizer, [7, only_end(tokenizer)]), SamplingParams(max_tokens=2))
+def test_a_stop_wins_over_the_length_at_the_same_token(tokenizer: Tokenizer, scripted: Scripted) -> None:
+    _, _, finish = answer(scripted([7, only_end(tokenizer)]), SamplingParams(max_tokens=2))
     assert finish.reason is FinishReason.STOP
 
 
-def test_text_streams_whole_characters(tokenizer: Tokenizer) -> None:
+def test_text_streams_whole_characters(tokenizer: Tokenizer, scripted: Scripted) -> None:
     script = tokenizer.encode("é漢字🙂", add_special_tokens=False)
-    core = scripted(tokenizer, script)
+    core = scripted(script)
     core.add(make_request([5], len(script), params=SamplingParams(max_tokens=len(script))))
     texts = [event.text for event in drain(core)]
     assert "".join(texts) == "é漢字🙂"
@@ -202,9 +217,8 @@ def prefilling(core: Core) -> Request:
 def decoding(core: Core) -> Request:
     request = make_request(range(10), 9, name="a", params=plain())
     core.add(request)
-    core.step()
-    core.step()
-    assert request.output_length == 2
+    while request.output_length < 2:
+        core.step()
     return request
 
 
@@ -242,15 +256,17 @@ def test_an_abort_ends_every_living_choice(core: Core) -> None:
         core.add(request)
     core.step()
     assert sorted(event.choice for event in core.abort("a")) == [0, 1, 2]
+    assert drain(core) == []
     assert not core.has_work
     assert core.scheduler.pool.used == 0
 
 
-def test_an_abort_gives_out_the_text_that_was_held_back(tokenizer: Tokenizer) -> None:
-    core = scripted(tokenizer, "tw tw tw")
+def test_an_abort_gives_out_the_text_that_was_held_back(tokenizer: Tokenizer, scripted: Scripted) -> None:
+    core = scripted("tw tw tw")
     core.add(make_request([5], 50, name="a", params=SamplingParams(max_tokens=50, stop=("twenty",))))
-    text = "".join(event.text for _ in range(2) for event in core.step())
-    assert tokenizer.decode(tokenizer.encode("tw tw tw", False)[:2], True) == text + core.abort("a")[0].text
+    events = [event for _ in range(3) for event in core.step()]
+    text, tokens = "".join(event.text for event in events), [token for event in events for token in event.token_ids]
+    assert tokenizer.decode(tokens, True) == text + core.abort("a")[0].text != text
 
 
 def test_a_request_ends_at_its_deadline(core: Core) -> None:
@@ -263,9 +279,9 @@ def test_a_request_ends_at_its_deadline(core: Core) -> None:
     assert ends == {"late": FinishReason.DEADLINE, "soon": FinishReason.LENGTH}
 
 
-def test_a_failing_step_ends_its_own_requests_and_no_other(core: Core, tokenizer: Tokenizer) -> None:
+def test_a_failing_step_ends_its_own_requests_and_no_other(core: Core, tokenizer: Tokenizer, overlap: bool) -> None:
     model = StubModel(4)
-    core = Core(make_scheduler(max_running=2), model, tokenizer)
+    core = Core(make_scheduler(max_running=2), model, tokenizer, overlap)
     requests = [make_request([n], 4, name=str(n), params=plain()) for n in range(3)]
     for request in requests:
         core.add(request)
@@ -273,12 +289,12 @@ def test_a_failing_step_ends_its_own_requests_and_no_other(core: Core, tokenizer
     ends = {event.request_id: event.finish for event in drain(core) if event.finish}
     assert [ends[str(n)].reason for n in range(3)] == [FinishReason.FAILED, FinishReason.FAILED, FinishReason.LENGTH]
     assert ends["0"].error == "the step failed: RuntimeError: out of luck"
-    assert (core.scheduler.pool.used, model.rows) == (0, set())
+    assert (core.scheduler.pool.used, model.rows) == (0, {})
 
 
-def test_logits_that_are_not_numbers_end_only_their_request(tokenizer: Tokenizer) -> None:
+def test_logits_that_are_not_numbers_end_only_their_request(tokenizer: Tokenizer, overlap: bool) -> None:
     model = StubModel(4)
-    core = Core(make_scheduler(), model, tokenizer)
+    core = Core(make_scheduler(), model, tokenizer, overlap)
     sick, sound = make_request([1], 4, name="sick", params=plain()), make_request([2], 4, name="sound", params=plain())
     core.add(sick)
     core.add(sound)
@@ -289,9 +305,9 @@ def test_logits_that_are_not_numbers_end_only_their_request(tokenizer: Tokenizer
     assert list(sound.output) == alone(sound, 4)
 
 
-def test_pages_behind_logits_that_are_not_numbers_are_not_shared(tokenizer: Tokenizer) -> None:
+def test_pages_behind_logits_that_are_not_numbers_are_not_shared(tokenizer: Tokenizer, overlap: bool) -> None:
     model = StubModel(4)
-    core = Core(make_scheduler(budget=8), model, tokenizer)
+    core = Core(make_scheduler(budget=8), model, tokenizer, overlap)
     sick, again = make_request(range(18), 4, params=plain()), make_request(range(18), 4, params=plain())
     model.unsound.add(sick)
     core.add(sick)
@@ -301,10 +317,10 @@ def test_pages_behind_logits_that_are_not_numbers_are_not_shared(tokenizer: Toke
     assert again.cached_tokens == 0
 
 
-def test_a_lost_device_is_the_callers_to_handle(tokenizer: Tokenizer) -> None:
+def test_a_lost_device_is_the_callers_to_handle(tokenizer: Tokenizer, overlap: bool) -> None:
     model = StubModel(4)
     model.faults[1] = DeviceLost("gone")
-    core = Core(make_scheduler(), model, tokenizer)
+    core = Core(make_scheduler(), model, tokenizer, overlap)
     core.add(make_request([1], 4, params=plain()))
     core.step()
     with pytest.raises(DeviceLost, match="gone"):
@@ -314,10 +330,10 @@ def test_a_lost_device_is_the_callers_to_handle(tokenizer: Tokenizer) -> None:
     assert (event.finish.reason, event.finish.error) == (FinishReason.FAILED, "the device is gone")
 
 
-def test_an_end_in_the_step_that_loses_the_device_is_still_told(tokenizer: Tokenizer) -> None:
+def test_an_end_in_the_step_that_loses_the_device_is_still_told(tokenizer: Tokenizer, overlap: bool) -> None:
     model = StubModel(4)
     model.faults[0] = DeviceLost("gone")
-    core = Core(make_scheduler(), model, tokenizer)
+    core = Core(make_scheduler(), model, tokenizer, overlap)
     core.add(make_request([1], 4, name="late", deadline=time.monotonic(), params=plain()))
     core.add(make_request([2], 4, name="other", params=plain()))
     with pytest.raises(DeviceLost):
@@ -330,7 +346,10 @@ def test_an_end_in_the_step_that_loses_the_device_is_still_told(tokenizer: Token
 @given(data=st.data())
 def test_every_request_ends_exactly_once_whatever_happens(data: st.DataObject) -> None:
     model = StubModel(2)
-    core = Core(make_scheduler(pages=10, page_size=2, budget=8, max_running=4), model, Tokenizer.from_folder(DEMO))
+    overlap = data.draw(st.booleans(), "overlap")
+    core = Core(
+        make_scheduler(pages=10, page_size=2, budget=8, max_running=4), model, Tokenizer.from_folder(DEMO), overlap
+    )
     model.faults = {step: ValueError("fault") for step in data.draw(st.sets(st.integers(0, 20), max_size=3))}
     events: list[Event] = []
     requests: list[Request] = []

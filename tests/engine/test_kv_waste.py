@@ -47,7 +47,7 @@ def replay(lengths: list[tuple[int, int]], pool: PagePool) -> tuple[Holdings, Sc
     holdings = Holdings()
     while scheduler.has_work:
         step = scheduler.schedule()
-        scheduler.complete(step)
+        scheduler.advance(step)
         check_step(scheduler, holdings)
         take_tokens(scheduler, step, holdings)
     return holdings, scheduler
@@ -70,9 +70,9 @@ def check_step(scheduler: Scheduler, holdings: Holdings) -> None:
 def take_tokens(scheduler: Scheduler, step: Step, holdings: Holdings) -> None:
     """Give every request that is computed its next token; the last one is never stored, since nothing follows it."""
     for request in step.tokens:
-        if request.remaining:
+        if not request.awaited:
             continue
-        request.tokens.append(0)
+        request.accept(0)
         if len(request.tokens) == request.max_total:
             assert request.computed == request.max_total - 1
             holdings.requests += 1

@@ -19,11 +19,13 @@ from engine.models import FAMILIES, read_architecture
 from engine.models.architecture import Architecture
 from engine.source import DEMO, find_model
 from engine.weights import Weights
+from kernels.operations import ReferenceOperations
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
     "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 100, "max_position_embeddings": 512,
 }
+OPERATIONS = ReferenceOperations()
 CPU = torch.device("cpu")
 
 
@@ -194,7 +196,7 @@ def tensors() -> dict[str, Tensor]:
 
 
 def open_weights(folder: Path) -> Weights:
-    return Weights(folder, torch.float32, CPU)
+    return Weights(folder, torch.float32, CPU, OPERATIONS.matrix_dtype)
 
 
 def write_shards(folder: Path, tensors: dict[str, Tensor]) -> None:
@@ -219,7 +221,7 @@ def test_shards_hold_what_one_file_holds(tmp_path: Path, tensors: dict[str, Tens
 
 def test_tensors_are_converted_as_they_are_taken(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     save_file(tensors, tmp_path / "model.safetensors")
-    with Weights(tmp_path, torch.bfloat16, CPU) as weights:
+    with Weights(tmp_path, torch.bfloat16, CPU, OPERATIONS.matrix_dtype) as weights:
         assert torch.equal(weights.take("layer.1", (5, 3)), tensors["layer.1"].bfloat16())
 
 
@@ -326,8 +328,8 @@ def test_unused_tensors_are_told_of_but_for_harmless_ones(
 def test_every_tensor_of_the_demo_is_used(caplog: pytest.LogCaptureFixture) -> None:
     from engine.layers import Decoder
 
-    with Weights(DEMO, torch.float32, CPU) as weights:
-        Decoder(read_architecture(DEMO), weights, 64)
+    with Weights(DEMO, torch.float32, CPU, OPERATIONS.matrix_dtype) as weights:
+        Decoder(read_architecture(DEMO), weights, 64, OPERATIONS)
         weights.warn_of_unused([])
     assert not caplog.messages
     assert weights.bytes > sum(tensor.nbytes for tensor in load_file(DEMO / "model.safetensors").values())

@@ -65,13 +65,13 @@ def alone(questions: list[Question]) -> dict[Question, str]:
     return {question: answer.outputs[0].text for question, answer in zip(distinct, answers, strict=True)}
 
 
-def small_engine(pages: int) -> Engine:
+def small_engine(pages: int, overlap: bool) -> Engine:
     """An engine whose pool holds only a few of the requests at once."""
     page_bytes = LLM("demo", device="cpu", dtype="float32", page_size=4).booted.plan.page_bytes
     return boot(
         EngineConfig(
             "demo", device="cpu", dtype="float32", page_size=4, kv_memory=pages * page_bytes, token_budget=256,
-            max_running=64,
+            max_running=64, overlap=overlap,
         )
     )
 
@@ -99,10 +99,11 @@ async def ask_all(engine: Engine, questions: list[Question]) -> list[tuple[str, 
     return await asyncio.gather(*(ask(engine, *pair) for pair in zip(questions, aborts, strict=True)))
 
 
+@pytest.mark.parametrize("overlap", [False, True], ids=["in turn", "overlapped"])
 def test_two_hundred_at_once_in_a_small_pool_each_answer_as_if_alone(
-    questions: list[Question], alone: dict[Question, str]
+    questions: list[Question], alone: dict[Question, str], overlap: bool
 ) -> None:
-    engine = small_engine(pages=90)
+    engine = small_engine(90, overlap)
     engine.start()
     try:
         results = asyncio.run(ask_all(engine, questions))

@@ -26,7 +26,7 @@ PLENTY = 64 << 30
 
 def plan_for(free_memory: int = PLENTY, device: str = "cpu", **settings: Any) -> Plan:
     return make_plan(
-        EngineConfig(**settings), SHAPE, device=device, dtype="bfloat16", value_bytes=2, threads=4,
+        EngineConfig(**settings), SHAPE, device=device, dtype="bfloat16", value_bytes=2, kernels="stub", threads=4,
         weight_bytes=5 << 20, free_memory=free_memory,
     )
 
@@ -106,6 +106,7 @@ def test_one_request_of_the_whole_context_always_fits(
 def test_a_plan_reads_as_lines() -> None:
     assert plan_for(kv_memory=512 * PAGE_BYTES).lines() == [
         "device     cpu, bfloat16, 4 threads",
+        "kernels    stub",
         "weights    5.0 MiB",
         "KV cache   3.0 MiB: 512 pages of 16 tokens, 8192 tokens in all",
         "context    2048 tokens a request",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from engine.request import Request, SamplingParams
+from engine.request import Request, SamplingParams, TokenLogprob
 from engine.sampler import Sampler, token_logprobs
 from kernels.sampling import gumbel_noise, keep_likely, noise_key, penalise
 from tests.engine.stubs import make_request
@@ -42,7 +42,20 @@ def asking(
 
 
 def tokens_of(sampler: Sampler, logits: Tensor, requests: Sequence[Request]) -> list[int]:
-    return [sampled.token_id for sampled in sampler.sample(logits, requests)]
+    return sampler.sample(logits, requests).tokens.tolist()
+
+
+@dataclass
+class Row:
+    """What one request was given."""
+
+    token_id: int
+    sound: bool
+    logprob: TokenLogprob | None
+
+
+def rows_of(sampler: Sampler, logits: Tensor, requests: Sequence[Request]) -> list[Row]:
+    return [Row(*row) for row in sampler.sample(logits, requests).read()]
 
 
 # Choosing.
@@ -348,7 +361,7 @@ def test_extreme_temperatures_draw_sound_tokens(sampler: Sampler) -> None:
     logits = logits_of(1, width=100.0)
     cold = [asking(seed, temperature=2e-5) for seed in range(50)]
     assert set(tokens_of(sampler, logits.expand(50, -1), cold)) == {int(logits.argmax())}
-    hot = sampler.sample(logits.expand(50, -1), [asking(seed, temperature=1e38) for seed in range(50)])
+    hot = rows_of(sampler, logits.expand(50, -1), [asking(seed, temperature=1e38) for seed in range(50)])
     assert all(sampled.sound for sampled in hot)
     assert len({sampled.token_id for sampled in hot}) > 20
 
@@ -362,7 +375,7 @@ def test_logprobs_are_of_the_raw_logits(sampler: Sampler) -> None:
         asking(1, [4], logprobs=5, temperature=0.3, presence_penalty=2.0, logit_bias={4: 9.0}),
         asking(2, temperature=0), asking(3, logprobs=0),
     ]
-    first, second, third = sampler.sample(logits, requests)
+    first, second, third = rows_of(sampler, logits, requests)
     wanted = logits.log_softmax(-1)
     assert first.logprob is not None
     assert first.logprob.token_id == first.token_id
@@ -377,12 +390,12 @@ def test_logprobs_are_of_the_raw_logits(sampler: Sampler) -> None:
 
 def test_ranks_count_the_tokens_that_are_more_likely() -> None:
     logits = torch.tensor([[1.0, 3.0, 2.0, 3.0]] * 4)
-    ranks = [found.rank for found in token_logprobs(logits, [0, 1, 2, 3], [0] * 4)]
+    ranks = [found.rank for found in token_logprobs(logits, torch.arange(4), [0] * 4).read()]
     assert ranks == [4, 1, 3, 1]
 
 
 def test_more_logprobs_than_tokens_gives_them_all() -> None:
-    [found] = token_logprobs(torch.zeros(1, 3), [0], [20])
+    [found] = token_logprobs(torch.zeros(1, 3), torch.tensor([0]), [20]).read()
     assert len(found.top) == 3
     assert sum(math.exp(logprob) for _, logprob in found.top) == pytest.approx(1.0)
 
@@ -396,15 +409,15 @@ def test_logits_that_are_not_numbers_are_reported_for_their_row_alone(
 ) -> None:
     logits = logits_of(3)
     logits[1, 20] = bad
-    found = sampler.sample(logits, [asking(seed, **params) for seed in range(3)])
+    found = rows_of(sampler, logits, [asking(seed, **params) for seed in range(3)])
     assert [sampled.sound for sampled in found] == [True, False, True]
     clean = logits_of(3)
     assert [found[row].token_id for row in (0, 2)] == [
-        sampler.sample(clean[row : row + 1], [asking(row, **params)])[0].token_id for row in (0, 2)
+        rows_of(sampler, clean[row : row + 1], [asking(row, **params)])[0].token_id for row in (0, 2)
     ]
 
 
 def test_an_end_outside_the_vocabulary_does_no_harm(sampler: Sampler) -> None:
     request = asking(temperature=0, min_tokens=2)
     request.params = replace(request.params, stop_token_ids=())
-    assert sampler.sample(logits_of(1), [request])[0].sound
+    assert rows_of(sampler, logits_of(1), [request])[0].sound

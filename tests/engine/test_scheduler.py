@@ -43,12 +43,14 @@ class Drive:
             self.model.release(request)
         self.check_step(step, before)
         self.check_pages()
-        samples = self.model.step(step)
-        self.scheduler.complete(step)
+        samples = self.model.launch(step)()
+        self.scheduler.advance(step)
         for request in step.tokens:
             token = samples[request].token_id
+            assert request.awaited == (token is not None)
             if token is not None:
-                request.tokens.append(token)
+                request.accept(token)
+                self.scheduler.publish(request)
                 if len(request.tokens) == request.max_total:
                     self.end(request)
         self.waiting = {request for request in self.waiting | set(step.preempted) if request.state is State.WAITING}
@@ -193,7 +195,7 @@ def test_any_traffic_gets_the_answers_each_request_gives_alone(
         assert answer == alone(request, len(answer))
         assert request in aborted or len(request.tokens) == request.max_total
     assert drive.scheduler.pool.used == 0
-    assert (drive.scheduler.running_count, drive.scheduler.waiting_count, drive.model.rows) == (0, 0, set())
+    assert (drive.scheduler.running_count, drive.scheduler.waiting_count, drive.model.rows) == (0, 0, {})
     assert drive.scheduler.preemptions == sum(request.preemptions for request in requests)
 
 

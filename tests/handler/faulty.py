@@ -1,10 +1,8 @@
 """A server or a worker whose device is lost when a request with seed 666 computes: `python faulty.py serve|work`."""
 
 import sys
-from collections.abc import Mapping
 
-from engine.core import DeviceLost, Sample
-from engine.request import Request
+from engine.core import DeviceLost, Samples
 from engine.runner import Runner
 from engine.scheduler import Step
 
@@ -13,14 +11,14 @@ SEED = 666
 
 def make_faulty() -> None:
     """Let the runner fail as it does when a device is gone; all that follows is the program's own."""
-    compute = Runner.step
+    compute = Runner.launch
 
-    def step(self: Runner, step: Step) -> Mapping[Request, Sample]:
+    def launch(self: Runner, step: Step) -> Samples:
         if any(request.params.seed == SEED for request in step.tokens):
             raise DeviceLost("the device is gone")
         return compute(self, step)
 
-    Runner.step = step  # type: ignore[method-assign]
+    Runner.launch = launch  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
