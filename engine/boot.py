@@ -50,8 +50,14 @@ def boot(config: EngineConfig, timeline: Timeline | None = None) -> Engine:
     return Engine(booted.core, booted.model, booted.plan)
 
 
-def boot_core(config: EngineConfig, timeline: Timeline | None = None) -> Booted:
-    """The synchronous core of an engine; raises as `boot` does."""
+def boot_core(
+    config: EngineConfig, timeline: Timeline | None = None, operations: Operations | None = None
+) -> Booted:
+    """The synchronous core of an engine; raises as `boot` does.
+
+    Args:
+        operations: what to compute with; None takes the device's own.
+    """
     timeline = timeline or Timeline()
     with timeline.span("model files"):
         model, shape = _read_model(config)
@@ -60,12 +66,14 @@ def boot_core(config: EngineConfig, timeline: Timeline | None = None) -> Booted:
     with timeline.span("device"):
         device, dtype, threads = _open_device(config)
     with timeline.span("kernels"):
-        operations = _open_operations(device)
+        operations = operations or open_operations(device)
     with timeline.span("weights"), _open_weights(model.folder, dtype, device, operations) as weights:
-        free = _free_memory(device) - weights.bytes
+        packed_bytes = weights.bytes if operations.packs else 0
+        free = _free_memory(device) - weights.bytes - packed_bytes
         plan = make_plan(
             config, shape, device=device.type, dtype=str(dtype).removeprefix("torch."), value_bytes=dtype.itemsize,
-            kernels=operations.name, threads=threads, weight_bytes=weights.bytes, free_memory=free,
+            kernels=operations.name, threads=threads, weight_bytes=weights.bytes, packed_bytes=packed_bytes,
+            free_memory=free,
         )
         decoder = _load(weights, shape, plan, operations)
     with timeline.span("cache and rows"):
@@ -108,7 +116,8 @@ def _fast_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
 
 
-def _open_operations(device: torch.device) -> Operations:
+def open_operations(device: torch.device) -> Operations:
+    """The fastest operations there are for a device."""
     from kernels.operations import ReferenceOperations
 
     return ReferenceOperations()

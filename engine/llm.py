@@ -137,6 +137,7 @@ class LLM:
                     output = outputs[event.request_id]
                     output.prompt_logprobs = event.prompt_logprobs or output.prompt_logprobs
                     output.outputs[event.choice].add(event)
+                core.defer()
         finally:
             core.abort_all(FinishReason.ABORTED)
         return list(outputs.values())

@@ -35,6 +35,7 @@ class Plan:
     overlap: bool
     threads: int
     weight_bytes: int
+    packed_bytes: int
     page_size: int
     pages: int
     page_bytes: int
@@ -52,11 +53,12 @@ class Plan:
 
     def lines(self) -> list[str]:
         """The plan for a person to read."""
+        packed = f", and {_megabytes(self.packed_bytes)} once they are packed" if self.packed_bytes else ""
         pages = f"{self.pages} pages of {self.page_size} tokens, {self.kv_tokens} tokens in all"
         return [
             f"device     {self.device}, {self.dtype}, {self.threads} threads",
             f"kernels    {self.kernels}",
-            f"weights    {_megabytes(self.weight_bytes)}",
+            f"weights    {_megabytes(self.weight_bytes)}{packed}",
             f"KV cache   {_megabytes(self.pages * self.page_bytes)}: {pages}",
             f"context    {self.max_model_len} tokens a request",
             f"step       up to {self.token_budget} tokens of {self.max_running} requests; {self.max_waiting} may wait",
@@ -70,13 +72,14 @@ def _megabytes(count: int) -> str:
 
 def make_plan(
     config: EngineConfig, shape: Architecture, *, device: str, dtype: str, value_bytes: int, kernels: str,
-    threads: int, weight_bytes: int, free_memory: int,
+    threads: int, weight_bytes: int, packed_bytes: int, free_memory: int,
 ) -> Plan:
     """Divide the memory.
 
     Args:
         value_bytes: bytes of one number in the cache.
-        free_memory: bytes that are left beside the weights.
+        packed_bytes: what the weights take once more when they are laid out for speed.
+        free_memory: bytes that are left beside both.
 
     Raises:
         InsufficientMemory: not one page fits.
@@ -97,8 +100,9 @@ def make_plan(
     context = min(wanted, pages * config.page_size)
     overlap = device != "cpu" if config.overlap is None else config.overlap
     return Plan(
-        device, dtype, kernels, overlap, threads, weight_bytes, config.page_size, pages, page_bytes, context,
-        config.max_running, budget, config.max_waiting, config.prefix_caching, _clamp_warning(wanted, context),
+        device, dtype, kernels, overlap, threads, weight_bytes, packed_bytes, config.page_size, pages, page_bytes,
+        context, config.max_running, budget, config.max_waiting, config.prefix_caching,
+        _clamp_warning(wanted, context),
     )
 
 

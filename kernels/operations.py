@@ -56,6 +56,10 @@ class Operations(Protocol):
     def name(self) -> str:
         """For people: which implementation this is."""
 
+    @property
+    def packs(self) -> bool:
+        """Whether `Linear.pack` makes a copy of the weight, which memory must be left for."""
+
     def matrix_dtype(self, stored: torch.dtype, dtype: torch.dtype) -> torch.dtype:
         """The dtype to keep a matrix in that is `stored` on disk, when the model computes in `dtype`.
 
@@ -120,6 +124,7 @@ class ReferenceOperations:
     """Plain torch, on any device: what every other implementation is held against."""
 
     name = "reference (plain torch)"
+    packs = False
 
     def matrix_dtype(self, stored: torch.dtype, dtype: torch.dtype) -> torch.dtype:
         return dtype

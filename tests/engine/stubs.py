@@ -146,7 +146,7 @@ def make_engine(
 ) -> Engine:
     """An engine around the stub model."""
     plan = Plan(
-        "cpu", "float32", "stub", overlap, 1, 0, page_size, pages, 1, pages * page_size, max_running, 64, max_waiting,
+        "cpu", "float32", "stub", overlap, 1, 0, 0, page_size, pages, 1, pages * page_size, max_running, 64, max_waiting,
         True,
     )
     core = Core(make_scheduler(pages, page_size, 64, max_running), model, tokenizer, overlap)

@@ -27,7 +27,7 @@ PLENTY = 64 << 30
 def plan_for(free_memory: int = PLENTY, device: str = "cpu", **settings: Any) -> Plan:
     return make_plan(
         EngineConfig(**settings), SHAPE, device=device, dtype="bfloat16", value_bytes=2, kernels="stub", threads=4,
-        weight_bytes=5 << 20, free_memory=free_memory,
+        weight_bytes=5 << 20, packed_bytes=0, free_memory=free_memory,
     )
 
 
