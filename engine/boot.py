@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from engine.layers import Decoder
-    from engine.weights import Weights
+    from engine.weights import TensorSource, Weights
     from kernels.operations import Operations
 
 
@@ -51,12 +52,14 @@ def boot(config: EngineConfig, timeline: Timeline | None = None) -> Engine:
 
 
 def boot_core(
-    config: EngineConfig, timeline: Timeline | None = None, operations: Operations | None = None
+    config: EngineConfig, timeline: Timeline | None = None, *, operations: Operations | None = None,
+    tensors: Callable[[torch.dtype, torch.device], TensorSource] | None = None,
 ) -> Booted:
     """The synchronous core of an engine; raises as `boot` does.
 
     Args:
         operations: what to compute with; None takes the device's own.
+        tensors: where the weights come from; None reads the model's folder.
     """
     timeline = timeline or Timeline()
     with timeline.span("model files"):
@@ -67,7 +70,8 @@ def boot_core(
         device, dtype, threads = _open_device(config)
     with timeline.span("kernels"):
         operations = operations or open_operations(device)
-    with timeline.span("weights"), _open_weights(model.folder, dtype, device, operations) as weights:
+    with timeline.span("weights"):
+        weights = tensors(dtype, device) if tensors else _open_weights(model.folder, dtype, device, operations)
         packed_bytes = weights.bytes if operations.packs else 0
         free = _free_memory(device) - weights.bytes - packed_bytes
         plan = make_plan(
@@ -129,7 +133,7 @@ def _open_weights(folder: Path, dtype: torch.dtype, device: torch.device, operat
     return Weights(folder, dtype, device, operations.matrix_dtype)
 
 
-def _load(weights: Weights, shape: Architecture, plan: Plan, operations: Operations) -> Decoder:
+def _load(weights: TensorSource, shape: Architecture, plan: Plan, operations: Operations) -> Decoder:
     from engine.layers import Decoder
 
     decoder = Decoder(shape, weights, plan.max_model_len, operations)

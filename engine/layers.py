@@ -1,6 +1,6 @@
 """The decoder: embedding, layers, head, over the step's tokens laid end to end.
 
-Layers are made here and nowhere else. Each takes its weights from a `Weights` under the names Hugging Face gives
+Layers are made here and nowhere else. Each takes its weights from a `TensorSource` under the names Hugging Face gives
 them; projections that read the same input are fused into one product.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 from engine.models.architecture import Architecture
-from engine.weights import Weights
+from engine.weights import TensorSource
 from kernels.operations import Attention, Linear, Norms, Operations
 from kernels.rotary import rotary_tables
 
@@ -67,7 +67,7 @@ def _lazy_zeros(size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 
 def _linear(
-    operations: Operations, weights: Weights, names: list[str], outputs: list[int], inputs: int, bias: bool
+    operations: Operations, weights: TensorSource, names: list[str], outputs: list[int], inputs: int, bias: bool
 ) -> Linear:
     """A projection; several names are fused, their outputs one after the other."""
     weight = weights.fused([f"{name}.weight" for name in names], [(size, inputs) for size in outputs])
@@ -76,7 +76,7 @@ def _linear(
 
 
 class _Attention:
-    def __init__(self, shape: Architecture, index: int, weights: Weights, operations: Operations) -> None:
+    def __init__(self, shape: Architecture, index: int, weights: TensorSource, operations: Operations) -> None:
         name = f"model.layers.{index}.self_attn"
         self._shape = shape
         self._window = shape.windows[index]
@@ -103,7 +103,7 @@ class _Attention:
 
 
 class _FeedForward:
-    def __init__(self, shape: Architecture, index: int, weights: Weights, operations: Operations) -> None:
+    def __init__(self, shape: Architecture, index: int, weights: TensorSource, operations: Operations) -> None:
         name, inner, outer = f"model.layers.{index}.mlp", shape.intermediate_size, shape.hidden_size
         names = [f"{name}.gate_proj", f"{name}.up_proj"]
         self._operations = operations
@@ -115,7 +115,7 @@ class _FeedForward:
 
 
 class _Layer:
-    def __init__(self, shape: Architecture, index: int, weights: Weights, operations: Operations) -> None:
+    def __init__(self, shape: Architecture, index: int, weights: TensorSource, operations: Operations) -> None:
         name = f"model.layers.{index}"
         self._epsilon = shape.epsilon
         self._operations = operations
@@ -144,7 +144,7 @@ class _Layer:
 class Decoder:
     """The whole model. Holds no request's state: that is in the batch and the cache."""
 
-    def __init__(self, shape: Architecture, weights: Weights, max_positions: int, operations: Operations) -> None:
+    def __init__(self, shape: Architecture, weights: TensorSource, max_positions: int, operations: Operations) -> None:
         self._epsilon = shape.epsilon
         self._operations = operations
         self._dtype = weights.dtype

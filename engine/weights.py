@@ -7,8 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -53,10 +52,29 @@ def _indexed_files(index: Path) -> list[Path]:
     return files
 
 
+class TensorSource(Protocol):
+    """Where a decoder gets its tensors from.
+
+    Attributes:
+        dtype: what the model computes in.
+        bytes: what all tensors take once loaded.
+    """
+
+    dtype: torch.dtype
+    bytes: int
+
+    def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """The tensor of that name and shape, on the device."""
+
+    def fused(self, names: Iterable[str], shapes: Iterable[tuple[int, ...]]) -> Tensor:
+        """Tensors joined along their first dimension."""
+
+    def warn_of_unused(self, harmless: Iterable[str]) -> None:
+        """Log the tensors that nobody took, but for those whose names end in one of `harmless`."""
+
+
 class Weights:
     """Tensors memory-mapped from safetensors files, converted and moved as they are taken.
-
-    A context manager.
 
     Args:
         dtype: what the model computes in.
@@ -77,14 +95,6 @@ class Weights:
         self._path_of = {name: path for path, file in self._files.items() for name in file.keys()}  # noqa: SIM118
         self._taken: set[str] = set()
         self.bytes = sum(self._loaded_bytes(name) for name in self._path_of)
-
-    def __enter__(self) -> Weights:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._files.clear()
 
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """The tensor of that name, on the device; a matrix is of its own dtype, all others of the model's.

@@ -213,35 +213,37 @@ def test_shards_hold_what_one_file_holds(tmp_path: Path, tensors: dict[str, Tens
     sharded.mkdir()
     save_file(tensors, single / "model.safetensors")
     write_shards(sharded, tensors)
-    with open_weights(single) as one, open_weights(sharded) as many:
-        for name, tensor in tensors.items():
-            assert torch.equal(one.take(name, tuple(tensor.shape)), tensor)
-            assert torch.equal(many.take(name, tuple(tensor.shape)), tensor)
+    one, many = open_weights(single), open_weights(sharded)
+    for name, tensor in tensors.items():
+        assert torch.equal(one.take(name, tuple(tensor.shape)), tensor)
+        assert torch.equal(many.take(name, tuple(tensor.shape)), tensor)
 
 
 def test_tensors_are_converted_as_they_are_taken(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     save_file(tensors, tmp_path / "model.safetensors")
-    with Weights(tmp_path, torch.bfloat16, CPU, OPERATIONS.matrix_dtype) as weights:
-        assert torch.equal(weights.take("layer.1", (5, 3)), tensors["layer.1"].bfloat16())
+    weights = Weights(tmp_path, torch.bfloat16, CPU, OPERATIONS.matrix_dtype)
+    assert torch.equal(weights.take("layer.1", (5, 3)), tensors["layer.1"].bfloat16())
 
 
 def test_fused_tensors_stand_one_after_the_other(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     save_file(tensors, tmp_path / "model.safetensors")
-    with open_weights(tmp_path) as weights:
-        fused = weights.fused(["layer.2", "layer.0"], [(6, 3), (4, 3)])
+    weights = open_weights(tmp_path)
+    fused = weights.fused(["layer.2", "layer.0"], [(6, 3), (4, 3)])
     assert torch.equal(fused, torch.cat((tensors["layer.2"], tensors["layer.0"])))
 
 
 def test_a_missing_tensor_is_named(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     save_file(tensors, tmp_path / "model.safetensors")
-    with open_weights(tmp_path) as weights, pytest.raises(InvalidModel, match="no tensor lm_head; 4 others are there"):
+    weights = open_weights(tmp_path)
+    with pytest.raises(InvalidModel, match="no tensor lm_head; 4 others are there"):
         weights.take("lm_head", (4, 3))
 
 
 def test_a_tensor_of_another_shape_is_named_with_both_shapes(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     save_file(tensors, tmp_path / "model.safetensors")
     message = r"layer\.0 has the shape \(4, 3\); config\.json asks for \(3, 4\)"
-    with open_weights(tmp_path) as weights, pytest.raises(InvalidModel, match=message):
+    weights = open_weights(tmp_path)
+    with pytest.raises(InvalidModel, match=message):
         weights.take("layer.0", (3, 4))
 
 
@@ -319,18 +321,18 @@ def test_unused_tensors_are_told_of_but_for_harmless_ones(
     tmp_path: Path, tensors: dict[str, Tensor], caplog: pytest.LogCaptureFixture
 ) -> None:
     save_file({**tensors, "x.rotary_emb.inv_freq": torch.zeros(1)}, tmp_path / "model.safetensors")
-    with open_weights(tmp_path) as weights:
-        weights.take("layer.0", (4, 3))
-        weights.warn_of_unused(["rotary_emb.inv_freq"])
+    weights = open_weights(tmp_path)
+    weights.take("layer.0", (4, 3))
+    weights.warn_of_unused(["rotary_emb.inv_freq"])
     assert caplog.messages == ["3 tensors of the weights are not used, layer.1 first"]
 
 
 def test_every_tensor_of_the_demo_is_used(caplog: pytest.LogCaptureFixture) -> None:
     from engine.layers import Decoder
 
-    with Weights(DEMO, torch.float32, CPU, OPERATIONS.matrix_dtype) as weights:
-        Decoder(read_architecture(DEMO), weights, 64, OPERATIONS)
-        weights.warn_of_unused([])
+    weights = Weights(DEMO, torch.float32, CPU, OPERATIONS.matrix_dtype)
+    Decoder(read_architecture(DEMO), weights, 64, OPERATIONS)
+    weights.warn_of_unused([])
     assert not caplog.messages
     assert weights.bytes > sum(tensor.nbytes for tensor in load_file(DEMO / "model.safetensors").values())
 
