@@ -77,7 +77,7 @@ def boot_core(
         plan = make_plan(
             config, shape, device=device.type, dtype=str(dtype).removeprefix("torch."), value_bytes=dtype.itemsize,
             kernels=operations.name, threads=threads, weight_bytes=weights.bytes, packed_bytes=packed_bytes,
-            free_memory=free,
+            free_memory=free, recordable=operations.recordable,
         )
         decoder = _load(weights, shape, plan, operations)
     with timeline.span("cache and rows"):
@@ -122,9 +122,16 @@ def _fast_dtype(device: torch.device) -> torch.dtype:
 
 def open_operations(device: torch.device) -> Operations:
     """The fastest operations there are for a device."""
+    from kernels.cpu.library import Unavailable, load
+    from kernels.cpu.operations import CpuOperations
     from kernels.operations import ReferenceOperations
 
-    return ReferenceOperations()
+    if device.type != "cpu":
+        return ReferenceOperations()
+    library = load()
+    if isinstance(library, Unavailable):
+        return ReferenceOperations(library.describe())
+    return CpuOperations(library)
 
 
 def _open_weights(folder: Path, dtype: torch.dtype, device: torch.device, operations: Operations) -> Weights:
@@ -158,8 +165,9 @@ def _assemble(
 
     pool = PagePool(plan.pages, plan.prefix_caching)
     scheduler = Scheduler(pool, plan.page_size, plan.token_budget, plan.max_running)
-    cache = KVCache(shape, plan.pages, plan.page_size, dtype, device)
-    rows = Rows(plan.max_running, plan.max_model_len, plan.page_size, device)
-    sampler = Sampler(shape.vocab_size, tokenizer.eos_token_ids, device)
-    runner = Runner(decoder, operations, cache, rows, sampler, plan.page_size)
+    padding_page = plan.pages  # One past the pool's, so that no request is ever given it.
+    cache = KVCache(shape, plan.pages + bool(plan.graph_sizes), plan.page_size, dtype, device)
+    rows = Rows(plan.max_running, plan.max_model_len, plan.page_size, device, padding_page)
+    sampler = Sampler(shape.vocab_size, tokenizer.eos_token_ids, operations, rows.draws)
+    runner = Runner(decoder, operations, cache, rows, sampler, plan.page_size, plan.graph_sizes)
     return Core(scheduler, runner, tokenizer, plan.overlap)

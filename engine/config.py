@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, get_args
 
 from engine.errors import InvalidConfig
@@ -34,6 +35,10 @@ class EngineConfig:
         overlap: whether each step is prepared while the one before it computes; None does so where the device computes
             beside the host. The answers are the same.
         threads: CPU threads for the arithmetic; None takes what affinity and the cgroup allow.
+        graph_sizes: batch sizes whose decodes are recorded and replayed, rising, a smaller batch being filled up; None
+            takes what suits the device, () records nothing.
+        deterministic: on a GPU, a request's logits do not depend on what else is in the batch; `docs/engine.md` says
+            how far, and what it costs.
     """
 
     model: str = "demo"
@@ -50,6 +55,8 @@ class EngineConfig:
     skip_tokenizer_init: bool = False
     overlap: bool | None = None
     threads: int | None = None
+    graph_sizes: tuple[int, ...] | None = None
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         _require(bool(self.model), "model must not be empty")
@@ -65,3 +72,6 @@ class EngineConfig:
         _require(enough, "token_budget must be at least max_running")
         _require(self.max_waiting >= 1, "max_waiting must be 1 or more")
         _require(self.threads is None or 1 <= self.threads <= 1024, "threads must be from 1 to 1024")
+        sizes = self.graph_sizes or ()
+        rising = all(first < second for first, second in pairwise((0, *sizes)))
+        _require(rising, "graph_sizes must be above 0 and rise")

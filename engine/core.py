@@ -158,6 +158,8 @@ class Core:
             self._choices[request].prompt_logprobs = [None]
         launched = self._launch(step) if step.tokens else None
         self._take_in_samples()
+        if launched is not None:
+            self.scheduler.advance(step)  # After the samples: to accept a token would undo that the next is awaited.
         self._under_way = launched
         if not self._overlap:
             self._take_in_samples()
@@ -175,7 +177,6 @@ class Core:
         except Exception as error:
             self._fail(step, error)
             return None
-        self.scheduler.advance(step)
         return _Launched(step, samples)
 
     def _take_in_samples(self) -> None:
@@ -216,7 +217,8 @@ class Core:
 
     def _accept(self, choice: _Choice, sample: Sample) -> None:
         request = choice.request
-        choice.prompt_logprobs += sample.prompt_logprobs
+        if sample.prompt_logprobs:
+            choice.prompt_logprobs += sample.prompt_logprobs
         if sample.error is not None:
             self.scheduler.distrust(request)
             self._end(request, FinishReason.FAILED, error=sample.error)
@@ -225,13 +227,14 @@ class Core:
 
     def _accept_token(self, choice: _Choice, sample: Sample, token_id: int) -> None:
         request = choice.request
-        request.first_token = request.first_token or time.monotonic()
-        self._answered = True
+        first = request.first_token is None
+        if first:
+            request.first_token = time.monotonic()
+            self._answered = True
         request.accept(token_id)
-        self.scheduler.publish(request)
-        text = self._push_text(choice, token_id)
-        reason, stop = self._finished(choice)
-        first = request.output_length == 1 and request.params.prompt_logprobs is not None
+        may_stop = request.output_length > request.params.min_tokens
+        text = self._push_text(choice, token_id, may_stop)
+        reason, stop = self._finished(choice, token_id, may_stop)
         finish = None
         if reason is not None:
             text += choice.detokenizer.flush() if choice.detokenizer else ""
@@ -239,22 +242,23 @@ class Core:
             self._forget(request)
         self._outbox.append(Event(
             request.id, request.choice, text, (token_id,), (sample.logprob,) if sample.logprob else (),
-            tuple(choice.prompt_logprobs) if first else None, finish,
+            tuple(choice.prompt_logprobs) if first and request.params.prompt_logprobs is not None else None, finish,
         ))
 
-    def _push_text(self, choice: _Choice, token_id: int) -> str:
+    def _push_text(self, choice: _Choice, token_id: int, may_stop: bool) -> str:
         if choice.detokenizer is None:
             return ""
         params = choice.request.params
         if token_id in params.stop_token_ids and not params.include_stop_str_in_output:
             return ""
-        return choice.detokenizer.push(token_id, choice.request.output_length > params.min_tokens)
+        return choice.detokenizer.push(token_id, may_stop)
 
-    def _finished(self, choice: _Choice) -> tuple[FinishReason | None, str | int | None]:
+    def _finished(
+        self, choice: _Choice, newest: int, may_stop: bool
+    ) -> tuple[FinishReason | None, str | int | None]:
         """Why the request ends with its newest token, if it does, and what stopped it."""
         request, params = choice.request, choice.request.params
-        newest = request.tokens[-1]
-        if request.output_length > params.min_tokens:
+        if may_stop:
             if newest in params.stop_token_ids:
                 return FinishReason.STOP, newest
             if newest in self._tokenizer.eos_token_ids and not params.ignore_eos:

@@ -86,7 +86,12 @@ def _own_kernels() -> Check:
 
 
 def _cpu_kernels() -> Check:
-    return Check("CPU kernels", False, "none in this version; the torch reference serves")
+    if "torch" not in sys.modules:
+        return Check("CPU kernels", False, "unknown without torch")
+    from kernels.cpu.library import Library, load
+
+    library = load()
+    return Check("CPU kernels", isinstance(library, Library), library.describe())
 
 
 def _package(name: str, purpose: str, required: bool = False) -> Check:

@@ -17,6 +17,15 @@ _TOKEN_BUDGETS = {"cpu": 512, "cuda": 8192}
 arithmetic busy, which a CPU's is from a few hundred tokens on, and no larger."""
 
 
+_LARGEST_GRAPH = 256
+"""Larger batches keep the device busy for longer than the host takes to start their kernels one by one."""
+
+_GRAPH_OVERHEAD = 8 << 20
+"""Bytes of a recording beside what it computes in: its kernels' descriptions and arguments."""
+
+_LINES_DRAWN_AT_ONCE = 64
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The engine's derived figures.
@@ -26,6 +35,8 @@ class Plan:
         overlap: steps are prepared while the one before computes.
         max_model_len: tokens of prompt and output that one request may have.
         page_bytes: bytes of one page over all layers.
+        graph_sizes: batch sizes whose decodes are recorded after the first token, rising; with any, the cache has one
+            page more than `pages`, which is nobody's.
         warnings: what the user asked for and did not get, one line each.
     """
 
@@ -44,6 +55,7 @@ class Plan:
     token_budget: int
     max_waiting: int
     prefix_caching: bool
+    graph_sizes: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @property
@@ -62,6 +74,7 @@ class Plan:
             f"KV cache   {_megabytes(self.pages * self.page_bytes)}: {pages}",
             f"context    {self.max_model_len} tokens a request",
             f"step       up to {self.token_budget} tokens of {self.max_running} requests; {self.max_waiting} may wait",
+            *([f"graphs     decodes of {', '.join(map(str, self.graph_sizes))} requests"] if self.graph_sizes else []),
             *(f"WARNING    {warning}" for warning in self.warnings),
         ]
 
@@ -72,7 +85,7 @@ def _megabytes(count: int) -> str:
 
 def make_plan(
     config: EngineConfig, shape: Architecture, *, device: str, dtype: str, value_bytes: int, kernels: str,
-    threads: int, weight_bytes: int, packed_bytes: int, free_memory: int,
+    threads: int, weight_bytes: int, packed_bytes: int, free_memory: int, recordable: bool = False,
 ) -> Plan:
     """Divide the memory.
 
@@ -80,6 +93,7 @@ def make_plan(
         value_bytes: bytes of one number in the cache.
         packed_bytes: what the weights take once more when they are laid out for speed.
         free_memory: bytes that are left beside both.
+        recordable: decodes can be recorded in graphs.
 
     Raises:
         InsufficientMemory: not one page fits.
@@ -91,7 +105,9 @@ def make_plan(
     budget = config.token_budget or max(_TOKEN_BUDGETS[device], config.max_running)
     page_bytes = shape.cache_values_per_token * value_bytes * config.page_size
     longest = -(-wanted // config.page_size)
-    room = max(0, _cache_bytes(config, shape, device, value_bytes, free_memory, budget))
+    sizes = _graph_sizes(config, recordable)
+    graphs = graph_bytes(shape, value_bytes, sizes) + bool(sizes) * page_bytes
+    room = max(0, _cache_bytes(config, shape, device, value_bytes, free_memory, budget, graphs))
     pages = min(room // page_bytes, longest * config.max_running)
     if pages < 1:
         raise InsufficientMemory(
@@ -102,8 +118,21 @@ def make_plan(
     return Plan(
         device, dtype, kernels, overlap, threads, weight_bytes, packed_bytes, config.page_size, pages, page_bytes,
         context, config.max_running, budget, config.max_waiting, config.prefix_caching,
-        _clamp_warning(wanted, context),
+        sizes, _clamp_warning(wanted, context),
     )
+
+
+def _graph_sizes(config: EngineConfig, recordable: bool) -> tuple[int, ...]:
+    """Powers of two, and the most that can run; none where determinism cuts the keys of every context it could have.
+
+    A fixed cut means that a graph, which must serve the longest context, starts hundreds of idle programs a request.
+    """
+    if config.graph_sizes is not None:
+        return config.graph_sizes
+    if not recordable or config.deterministic:
+        return ()
+    most = min(config.max_running, _LARGEST_GRAPH)
+    return (*(1 << power for power in range((most - 1).bit_length())), most)
 
 
 def _clamp_warning(wanted: int, context: int) -> tuple[str, ...]:
@@ -113,13 +142,14 @@ def _clamp_warning(wanted: int, context: int) -> tuple[str, ...]:
 
 
 def _cache_bytes(
-    config: EngineConfig, shape: Architecture, device: str, value_bytes: int, free_memory: int, token_budget: int
+    config: EngineConfig, shape: Architecture, device: str, value_bytes: int, free_memory: int, token_budget: int,
+    graphs: int,
 ) -> int:
     if config.kv_memory is not None:
         return config.kv_memory
     step = activation_bytes(shape, value_bytes, token_budget, config.max_running)
     tables = table_bytes(shape, value_bytes, config.max_model_len or shape.context, config.max_running)
-    room = int(free_memory * config.memory_utilization) - step - tables
+    room = int(free_memory * config.memory_utilization) - step - tables - graphs
     return min(room, DEFAULT_CPU_KV_BYTES) if device == "cpu" else room
 
 
@@ -137,3 +167,20 @@ def activation_bytes(shape: Architecture, value_bytes: int, token_budget: int, m
     token = 8 * shape.hidden_size + 3 * shape.intermediate_size + 4 * shape.heads * shape.head_dim
     row = 4 * 4 * shape.vocab_size
     return token_budget * token * value_bytes + max_running * row
+
+
+def graph_bytes(shape: Architecture, value_bytes: int, sizes: tuple[int, ...]) -> int:
+    """Upper estimate of what recorded decodes hold for good.
+
+    A line of the largest has its hidden states, its logits in the model's type and in float32, and a result of
+    attention in float32 for each part its keys are split in, counted as four. As many lines as are drawn at once have
+    each token's value and id once more. All sizes together take twice the largest, since they double, plus what the
+    driver keeps of each.
+    """
+    if not sizes:
+        return 0
+    largest = sizes[-1]
+    token = 8 * shape.hidden_size + 3 * shape.intermediate_size + 4 * shape.heads * shape.head_dim
+    line = token * value_bytes + shape.vocab_size * (value_bytes + 4) + 4 * 4 * shape.heads * shape.head_dim
+    drawing = min(largest, _LINES_DRAWN_AT_ONCE) * 8 * shape.vocab_size
+    return 2 * (largest * line + drawing) + len(sizes) * _GRAPH_OVERHEAD

@@ -11,25 +11,18 @@ import torch
 from torch import Tensor
 
 from engine.core import DeviceLost, Sample, Samples
+from engine.graphs import DecodeGraphs, Recorder, open_recorder
 from engine.layers import Batch, Decoder, KVCache
 from engine.request import Request, TokenLogprob
-from engine.rows import Rows, to_device
-from engine.sampler import Logprobs, Sampled, Sampler, token_logprobs
+from engine.rows import Rows, columns, to_device
+from engine.sampler import Drawn, Logprobs, Sampled, Sampler, token_logprobs
 from engine.scheduler import Step
-from kernels.operations import Operations
+from kernels.operations import Attention, Operations
 
 _LOGPROB_ROWS = 256
 """Prompt positions whose logits are held at once: a whole chunk's could be gigabytes."""
 
 _DONE = object()
-
-
-@dataclass(frozen=True, slots=True)
-class _Inputs:
-    """A step's inputs and, [requests], the row of each of its requests."""
-
-    rows: Tensor
-    batch: Batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,26 +56,38 @@ class _Results:
 
 
 class Runner:
-    """Owns the device's state: the model, the cache and the rows."""
+    """Owns the device's state: the model, the cache and the rows.
+
+    Args:
+        graph_sizes: batch sizes whose decodes are recorded once the first token is out, rising; when there are any,
+            the padding row of `rows` must lead to a page of the cache that no request is ever given.
+        recorder: makes the recordings; None takes the device's own.
+    """
 
     def __init__(
-        self, model: Decoder, operations: Operations, cache: KVCache, rows: Rows, sampler: Sampler, page_size: int
+        self, model: Decoder, operations: Operations, cache: KVCache, rows: Rows, sampler: Sampler, page_size: int,
+        graph_sizes: Sequence[int] = (), recorder: Recorder | None = None,
     ) -> None:
         self._model = model
         self._operations = operations
-        self._deferred = model.packing()
+        self._packing = model.packing() if operations.packs else iter(())
         self._cache = cache
         self._rows = rows
         self._sampler = sampler
         self._page_size = page_size
+        self._device = rows.tokens.device
+        self._graphs = DecodeGraphs(
+            graph_sizes, recorder or open_recorder(self._device), self._decode, rows.padding, self._device
+        )
 
     def release(self, request: Request) -> None:
         """Forget a request that ended or was preempted."""
         self._rows.release(request)
 
     def defer(self) -> bool:
-        """Do a piece of the work put off at boot; False when none is left."""
-        return next(self._deferred, _DONE) is not _DONE
+        """Do a piece of the work put off at boot; False when none is left, or none that is worth a request's wait."""
+        with torch.inference_mode():
+            return next(self._packing, _DONE) is not _DONE or self._graphs.capture(self._rows.idle)
 
     def launch(self, step: Step) -> Samples:
         """Start to compute a step's tokens; sample for every request whose tokens are then all computed.
@@ -91,43 +96,75 @@ class Runner:
             DeviceLost: the accelerator reported an error it does not recover from.
         """
         with _watching(), torch.inference_mode():
-            return self._compute(step)
+            rows = self._rows.update(step.tokens)
+            starts = [request.computed for request in step.tokens]
+            if all(count == 1 == request.remaining for request, count in step.tokens.items()):
+                replayed = self._graphs.run(rows, starts)
+                if replayed is not None:
+                    return self._complete(list(step.tokens), *replayed)
+            return self._compute(step, rows, starts)
 
-    def _compute(self, step: Step) -> Samples:
-        inputs = self._gather(step)
-        hidden = self._model.forward(inputs.batch, self._cache)
+    def _complete(self, requests: list[Request], rows: Tensor, positions: Tensor, drawn: Drawn) -> Samples:
+        """What is left of a step after its graph: those who ask for more than a draw from the logits."""
+        special = [request for request in requests if request in self._rows.special] if self._rows.special else []
+        if not special:
+            sampled = Sampled(drawn.tokens, drawn.sound, None, [])
+        elif self._sampler.adjusts(special):
+            lengths = positions + 1
+            sampled = self._sampler.sample(drawn.logits, requests, rows, lengths)
+            self._rows.append(rows, lengths, sampled.tokens)
+        else:
+            sampled = self._sampler.report(drawn, requests)
+        return self._results(requests, requests, sampled)
+
+    def _compute(self, step: Step, rows: list[int], starts: list[int]) -> Samples:
+        counts = list(step.tokens.values())
+        rows_on_device, positions = columns([rows, starts], self._device)
+        row_of_token = rows_on_device
+        if max(counts) > 1:
+            members, positions = columns(_spread(starts, counts), self._device)
+            row_of_token = rows_on_device[members]
+        page_tables = self._rows.page_tables[rows_on_device]
+        attention = self._operations.attention(starts, counts, page_tables, self._page_size)
+        hidden = self._forward(row_of_token, positions, attention)
         prompt_logprobs = [(request, found.to_host()) for request, found in self._prompt_logprobs(step, hidden)]
         sampling = [request for request, count in step.tokens.items() if count == request.remaining]
-        sampled = self._sample(step, inputs, hidden, sampling).to_host() if sampling else None
-        return _Results(list(step.tokens), sampling, sampled, prompt_logprobs, _arrival(hidden.device)).samples
+        sampled = None
+        if sampling:
+            if len(sampling) < len(hidden):
+                (last,) = columns([_ends(step, sampling)], self._device)
+                hidden, row_of_token, positions = hidden[last], row_of_token[last], positions[last]
+            lengths = positions + 1
+            sampled = self._sampler.sample(self._model.logits(hidden), sampling, row_of_token, lengths)
+            self._rows.append(row_of_token, lengths, sampled.tokens)
+        return self._results(list(step.tokens), sampling, sampled, prompt_logprobs)
 
-    def _sample(self, step: Step, inputs: _Inputs, hidden: Tensor, sampling: list[Request]) -> Sampled:
-        if len(sampling) == len(hidden):
-            rows, lengths = inputs.rows, inputs.batch.positions + 1
-        else:
-            ends = dict(zip(step.tokens, accumulate(step.tokens.values()), strict=True))
-            index = {request: number for number, request in enumerate(step.tokens)}
-            chosen = [[index[request], ends[request] - 1] for request in sampling]
-            members, last = to_device([*zip(*chosen, strict=True)], hidden.device)
-            hidden, rows, lengths = hidden[last], inputs.rows[members], inputs.batch.positions[last] + 1
-        sampled = self._sampler.sample(self._model.logits(hidden), sampling)
-        self._rows.append_sampled(sampling, rows, lengths, sampled.tokens)
-        return sampled
+    def _results(
+        self, requests: list[Request], sampling: list[Request], sampled: Sampled | None,
+        prompt_logprobs: list[tuple[Request, Logprobs]] | None = None,
+    ) -> Samples:
+        """Send what was sampled to the host."""
+        self._rows.appended(sampling)
+        on_host = sampled.to_host() if sampled is not None else None
+        return _Results(requests, sampling, on_host, prompt_logprobs or [], _arrival(self._device)).samples
 
-    def _gather(self, step: Step) -> _Inputs:
-        """The step's inputs, each request's tokens after the other's."""
-        starts = [request.computed for request in step.tokens]
-        counts = list(step.tokens.values())
-        rows, start = to_device([self._rows.update(step.tokens), starts], self._rows.tokens.device)
-        if max(counts) == 1:
-            row_of_token, positions = rows, start
-        else:
-            members, positions = to_device(_spread(starts, counts), rows.device)
-            row_of_token = rows[members]
-        pages = self._rows.page_tables[row_of_token, positions // self._page_size]
-        attention = self._operations.attention(starts, counts, self._rows.page_tables[rows], self._page_size)
+    def _decode(self, rows: Tensor, positions: Tensor) -> Drawn:
+        """One token a row, as a graph records it: everything depends on the tensors, nothing on the host."""
+        numbers = torch.arange(len(rows), device=self._device)
+        tiles = torch.stack((rows, numbers, positions, (rows != self._rows.padding).long()), dim=1).to(torch.int32)
+        tables, longest = self._rows.page_tables, self._rows.tokens.shape[1]
+        attention = self._operations.decode_attention(tiles, tables, self._page_size, longest)
+        lengths = positions + 1
+        drawn = self._sampler.draw(self._model.logits(self._forward(rows, positions, attention)), rows, lengths)
+        self._rows.append(rows, lengths, drawn.tokens)
+        return drawn
+
+    def _forward(self, rows: Tensor, positions: Tensor, attention: Attention) -> Tensor:
+        """Hidden states, [tokens, hidden_size], of the tokens that the rows have at these positions."""
+        pages = self._rows.page_tables[rows, positions // self._page_size]
         slots = pages * self._page_size + positions % self._page_size
-        return _Inputs(rows, Batch(self._rows.tokens[row_of_token, positions], positions, slots, attention))
+        batch = Batch(self._rows.tokens[rows, positions], positions, slots, attention)
+        return self._model.forward(batch, self._cache)
 
     def _prompt_logprobs(self, step: Step, hidden: Tensor) -> Iterator[tuple[Request, Logprobs]]:
         """For requests that ask for it: the log probabilities of the prompt tokens that follow this chunk's."""
@@ -149,6 +186,12 @@ def _spread(starts: Sequence[int], counts: Sequence[int]) -> list[list[int]]:
         range(start, start + count) for start, count in zip(starts, counts, strict=True)
     )
     return [list(members), list(positions)]
+
+
+def _ends(step: Step, requests: Sequence[Request]) -> list[int]:
+    """The last token of each request among the step's tokens."""
+    ends = dict(zip(step.tokens, accumulate(step.tokens.values()), strict=True))
+    return [ends[request] - 1 for request in requests]
 
 
 def _arrival(device: torch.device) -> Callable[[], None]:

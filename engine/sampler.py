@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from engine.request import Request, TokenLogprob
-from kernels.sampling import gumbel_noise, keep_likely, noise_key, penalise
+from engine.request import Request, SamplingParams, TokenLogprob
+from engine.rows import to_device
+from kernels.draws import DrawTable
+from kernels.operations import Operations
+from kernels.sampling import penalise
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ class Sampled:
     logprob_rows: list[int]
 
     def to_host(self) -> Sampled:
-        """The same in host memory, as soon as the device gets there."""
+        """A copy in host memory, there as soon as the device gets to it, that later steps leave alone."""
         logprobs = self.logprobs.to_host() if self.logprobs is not None else None
         return Sampled(_to_host(self.tokens), _to_host(self.sound), logprobs, self.logprob_rows)
 
@@ -59,7 +62,7 @@ class Logprobs:
     tops: list[int]
 
     def to_host(self) -> Logprobs:
-        """The same in host memory, as soon as the device gets there."""
+        """A copy in host memory; see `Sampled.to_host`."""
         return Logprobs(
             _to_host(self.tokens), _to_host(self.values), _to_host(self.ranks), _to_host(self.top_ids),
             _to_host(self.top_values), self.tops,
@@ -76,7 +79,26 @@ class Logprobs:
 
 
 def _to_host(tensor: Tensor) -> Tensor:
-    return tensor.to("cpu", non_blocking=True)
+    return tensor.to("cpu", non_blocking=True, copy=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Tokens drawn from logits; tensors on the device.
+
+    Attributes:
+        logits: [lines, vocab], float32, as the model gave them.
+        tokens: [lines], int64.
+        sound: [lines], bool; see `Sampled`.
+    """
+
+    logits: Tensor
+    tokens: Tensor
+    sound: Tensor
+
+    def first(self, lines: int) -> Drawn:
+        """Without the lines that only fill up a batch."""
+        return Drawn(self.logits[:lines], self.tokens[:lines], self.sound[:lines])
 
 
 class Sampler:
@@ -84,96 +106,114 @@ class Sampler:
 
     Args:
         eos_token_ids: kept from being chosen before `min_tokens`.
+        operations: what to draw with.
+        draws: how each row's tokens are drawn.
     """
 
-    def __init__(self, vocab_size: int, eos_token_ids: frozenset[int], device: torch.device) -> None:
+    def __init__(
+        self, vocab_size: int, eos_token_ids: frozenset[int], operations: Operations, draws: DrawTable
+    ) -> None:
         self._vocab_size = vocab_size
         self._eos = sorted(token for token in eos_token_ids if token < vocab_size)
-        self._device = device
+        self._operations = operations
+        self._draws = draws
 
-    def sample(self, logits: Tensor, requests: Sequence[Request]) -> Sampled:
+    def draw(self, logits: Tensor, rows: Tensor, lengths: Tensor, cutting: bool = True) -> Drawn:
+        """One token a line from logits as they are, by what the rows' requests ask for; never waits for the device.
+
+        Args:
+            logits: [lines, vocab], float32.
+            rows, lengths: [lines], int64: each line's row, and how many tokens its request has.
+            cutting: whether any of the rows may cut the unlikely tail.
+        """
+        self._draws.positions[rows] = lengths
+        return Drawn(logits, *self._operations.draw(logits, rows, self._draws, cutting))
+
+    def sample(self, logits: Tensor, requests: Sequence[Request], rows: Tensor, lengths: Tensor) -> Sampled:
         """One token a request, all of whose tokens the device has; of a penalised one the host has them too.
 
         Args:
-            logits: [requests, vocab], float32.
+            logits, rows, lengths: of the requests, in this order; see `draw`.
         """
-        chosen = self._choose(self._adjust(logits, requests), requests)
-        sound = logits.gather(-1, chosen[:, None]).squeeze(-1).isfinite()
-        rows = [row for row, request in enumerate(requests) if request.params.logprobs is not None]
-        logprobs = None
-        if rows:
-            tops = [requests[row].params.logprobs or 0 for row in rows]
-            logprobs = token_logprobs(logits, chosen, tops) if len(rows) == len(requests) else token_logprobs(
-                logits[rows], chosen[rows], tops
-            )
-        return Sampled(chosen, sound, logprobs, rows)
+        adjusted = self._adjust(logits, requests)
+        drawn = self.draw(adjusted, rows, lengths, any(_cuts(request.params) for request in requests))
+        if adjusted is not logits:
+            sound = logits.gather(-1, drawn.tokens[:, None]).squeeze(-1).isfinite()
+            drawn = Drawn(logits, drawn.tokens, sound)
+        return self.report(drawn, requests)
+
+    def report(self, drawn: Drawn, requests: Sequence[Request]) -> Sampled:
+        """What was drawn for the requests, with the log probabilities that they ask for."""
+        logits, chosen = drawn.logits, drawn.tokens
+        lines = [line for line, request in enumerate(requests) if request.params.logprobs is not None]
+        if not lines:
+            return Sampled(chosen, drawn.sound, None, lines)
+        tops = [requests[line].params.logprobs or 0 for line in lines]
+        if len(lines) < len(requests):
+            index = to_device(lines, logits.device)
+            logits, chosen = logits[index], chosen[index]
+        return Sampled(drawn.tokens, drawn.sound, token_logprobs(logits, chosen, tops), lines)
+
+    @staticmethod
+    def adjusts(requests: Iterable[Request]) -> bool:
+        """Whether any of the requests' logits are changed before the draw."""
+        return any(request.params.penalised or _edits(request) for request in requests)
 
     def _adjust(self, logits: Tensor, requests: Sequence[Request]) -> Tensor:
         """Penalties, then bias, then no end before `min_tokens`; the logits given stay as they are."""
-        penalised = [row for row, request in enumerate(requests) if request.params.penalised]
-        edited = [row for row, request in enumerate(requests) if self._edits(request)]
+        penalised = [line for line, request in enumerate(requests) if request.params.penalised]
+        edited = [line for line, request in enumerate(requests) if _edits(request)]
         if not penalised and not edited:
             return logits
         logits = logits.clone()
         if penalised:
-            logits[penalised] = self._penalise(logits[penalised], [requests[row] for row in penalised])
-        for row in edited:
-            self._edit(logits[row], requests[row])
+            index = to_device(penalised, logits.device)
+            logits.index_copy_(0, index, self._penalise(logits[index], [requests[line] for line in penalised]))
+        if edited:
+            self._edit(logits, {line: requests[line] for line in edited})
         return logits
 
-    @staticmethod
-    def _edits(request: Request) -> bool:
-        return bool(request.params.logit_bias) or _generated(request) < request.params.min_tokens
-
-    def _edit(self, row: Tensor, request: Request) -> None:
-        params = request.params
-        if params.logit_bias:
-            ids = torch.tensor(list(params.logit_bias), device=self._device)
-            row.index_add_(0, ids, self._column(list(params.logit_bias.values())))
-        if _generated(request) < params.min_tokens:
-            row[[*self._eos, *params.stop_token_ids]] = float("-inf")
+    def _edit(self, logits: Tensor, requests: Mapping[int, Request]) -> None:
+        """Add biases and ban what may not be chosen yet, in place; requests by line."""
+        biases = [
+            (line * self._vocab_size + token, value)
+            for line, request in requests.items() for token, value in (request.params.logit_bias or {}).items()
+        ]
+        banned = [
+            line * self._vocab_size + token
+            for line, request in requests.items() if _generated(request) < request.params.min_tokens
+            for token in (*self._eos, *request.params.stop_token_ids)
+        ]
+        flat, device = logits.view(-1), logits.device
+        if biases:
+            places, values = zip(*biases, strict=True)
+            flat.index_add_(0, to_device(places, device), to_device(values, device, torch.float32))
+        if banned:
+            flat.index_fill_(0, to_device(banned, device), float("-inf"))
 
     def _penalise(self, logits: Tensor, requests: Sequence[Request]) -> Tensor:
-        prompts = torch.stack([self._counts(request.tokens[: request.prompt_length]) for request in requests])
-        outputs = torch.stack([self._counts(request.output) for request in requests])
-        params = [request.params for request in requests]
-        return penalise(
-            logits, prompts, outputs,
-            self._column([p.presence_penalty for p in params]),
-            self._column([p.frequency_penalty for p in params]),
-            self._column([p.repetition_penalty for p in params]),
-        )
+        prompts = self._counts([request.tokens[: request.prompt_length] for request in requests], logits.device)
+        outputs = self._counts([request.output for request in requests], logits.device)
+        strengths = to_device([
+            (request.params.presence_penalty, request.params.frequency_penalty, request.params.repetition_penalty)
+            for request in requests
+        ], logits.device, torch.float32)
+        return penalise(logits, prompts, outputs, *strengths.unbind(1))
 
-    def _counts(self, tokens: Sequence[int]) -> Tensor:
-        ids = torch.tensor(tokens, dtype=torch.int64, device=self._device)
-        return torch.bincount(ids, minlength=self._vocab_size)
+    def _counts(self, texts: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+        """How often each token occurs, [texts, vocab]; without `bincount`, which waits for the device."""
+        size = self._vocab_size
+        counts = torch.zeros(len(texts) * size, dtype=torch.int64, device=device)
+        places = to_device([line * size + token for line, text in enumerate(texts) for token in text], device)
+        return counts.index_add_(0, places, torch.ones_like(places)).view(len(texts), size)
 
-    def _column(self, values: Sequence[float]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float32, device=self._device)
 
-    def _choose(self, logits: Tensor, requests: Sequence[Request]) -> Tensor:
-        random = [row for row, request in enumerate(requests) if not request.params.greedy]
-        if not random:
-            return logits.argmax(-1)
-        drawn = self._draw(logits[random], [requests[row] for row in random])
-        if len(random) == len(requests):
-            return drawn
-        chosen = logits.argmax(-1)
-        chosen[random] = drawn
-        return chosen
+def _cuts(params: SamplingParams) -> bool:
+    return not params.greedy and (params.top_k > 0 or params.top_p < 1 or params.min_p > 0)
 
-    def _draw(self, logits: Tensor, requests: Sequence[Request]) -> Tensor:
-        scaled = logits / self._column([request.params.temperature for request in requests])[:, None]
-        params = [request.params for request in requests]
-        if any(p.top_p < 1 or p.top_k > 0 or p.min_p > 0 for p in params):
-            top_k = [min(p.top_k, self._vocab_size) if p.top_k > 0 else self._vocab_size for p in params]
-            scaled = keep_likely(
-                scaled, torch.tensor(top_k, device=self._device),
-                self._column([p.top_p for p in params]), self._column([p.min_p for p in params]),
-            )
-        keys = [noise_key(request.seed, request.choice, request.length) for request in requests]
-        noise = gumbel_noise(torch.tensor(keys, dtype=torch.int32, device=self._device), self._vocab_size)
-        return (scaled + noise).argmax(-1)
+
+def _edits(request: Request) -> bool:
+    return bool(request.params.logit_bias) or _generated(request) < request.params.min_tokens
 
 
 def _generated(request: Request) -> int:

@@ -12,6 +12,7 @@ import heapq
 from bisect import insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 
 from engine.pages import PagePool, chain_hash
 from engine.request import Request, State
@@ -28,8 +29,8 @@ class Step:
 class Scheduler:
     """Owns the queues and every request's pages.
 
-    Contract: `schedule` a step, start to compute it, `advance`, `accept` and `publish` each sampled token, `remove`
-    what ended. The next step may be scheduled while the sampled tokens are still awaited; pages that change hands
+    Contract: `schedule` a step, start to compute it, `accept` the tokens that the step before it sampled, `advance`,
+    `remove` what ended. The next step may be scheduled while the sampled tokens are still awaited; pages that change hands
     meanwhile are safe, because the device computes steps in order. A request is removed exactly once, in any state.
     A request whose `max_total` needs more pages than the pool has must not be added: it could never finish.
     """
@@ -82,11 +83,17 @@ class Scheduler:
         return step
 
     def advance(self, step: Step) -> None:
-        """Record that a step is under way: whatever is computed after it finds its tokens' keys and values in place."""
+        """Record that a step is under way: whatever is computed after it finds its tokens' keys and values in place.
+
+        Requests that ended since it was scheduled are passed over.
+        """
         for request, count in step.tokens.items():
+            if request.state is State.ENDED:
+                continue
             request.awaited = count == request.remaining
             request.computed += count
-            self.publish(request)
+            if request.computed >= (request.published + 1) * self.page_size:
+                self.publish(request)
 
     def publish(self, request: Request) -> None:
         """Let others find the request's full pages, as far as their tokens are known."""
@@ -117,14 +124,14 @@ class Scheduler:
         self._waiting_count += 1
 
     def _schedule_running(self, step: Step, budget: int) -> int:
+        work = [(request, request.remaining) for request in self._running]
         # Decodes come before the rest of a long prompt, or the prompt would stall every stream for a step.
-        for request in sorted(self._running, key=lambda request: request.remaining > 1):
+        decodes, prompts = [item for item in work if item[1] == 1], [item for item in work if item[1] > 1]
+        for request, remaining in chain(decodes, prompts):
             if not budget:
                 break
-            if request.state is not State.RUNNING or not request.remaining:
-                continue
-            count = min(request.remaining, budget)
-            if self._grow(request, count, step):
+            count = min(remaining, budget)
+            if request.state is State.RUNNING and self._grow(request, count, step):
                 step.tokens[request] = count
                 budget -= count
         return budget
@@ -135,6 +142,8 @@ class Scheduler:
         A prompt holds its pages from the start, so only decodes come to need one, and those are scheduled best first:
         a victim is never in the step already.
         """
+        if request.computed + count <= len(request.pages) * self.page_size:
+            return True
         missing = self.pages_for(request.computed + count) - len(request.pages)
         while missing > self.pool.available:
             victim = self._running[-1]
@@ -143,8 +152,7 @@ class Scheduler:
             step.preempted.append(victim)
             if victim is request:
                 return False
-        if missing > 0:
-            request.pages += self.pool.allocate(missing)
+        request.pages += self.pool.allocate(missing)
         return True
 
     def _preempt(self, victim: Request) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from kernels.activation import silu_multiply
 from kernels.attention import AttentionBatch
 from kernels.cache import write_cache
+from kernels.draws import DrawTable, draw
 from kernels.linear import linear
 from kernels.norm import add_rms_norm, rms_norm
 from kernels.rotary import rotate
@@ -105,6 +106,23 @@ class Operations(Protocol):
             page_tables: [requests, pages], int64 page numbers; entries past a request's last page are ignored.
         """
 
+    @property
+    def recordable(self) -> bool:
+        """Whether `decode_attention`, `draw` and the rest never ask the host, so that a CUDA graph can hold them."""
+
+    def decode_attention(self, tiles: Tensor, page_tables: Tensor, page_size: int, longest: int) -> Attention:
+        """The attention of decodes alone, with all it needs to know in tensors, which a recording reads anew.
+
+        Args:
+            tiles: [requests, 4], int32: row in the page tables, index of the token in the step, its position, and 1;
+                or 0 in the last place for a request that only fills the batch, whose result means nothing.
+            page_tables: [rows, pages], int64, of all rows.
+            longest: no request has more tokens, this one included.
+        """
+
+    def draw(self, logits: Tensor, rows: Tensor, table: DrawTable, cutting: bool) -> tuple[Tensor, Tensor]:
+        """See `kernels.draws.draw`."""
+
 
 class ReferenceLinear:
     """A projection by torch's own product."""
@@ -120,11 +138,34 @@ class ReferenceLinear:
         """Nothing: torch takes the weight as it is."""
 
 
+class ReferenceDecodeAttention:
+    """Decodes by `AttentionBatch`, as of when it is made: the reference may ask the host."""
+
+    def __init__(self, tiles: Tensor, page_tables: Tensor, page_size: int) -> None:
+        present = tiles[:, 3] == 1
+        rows, self._queries, positions, _ = tiles[present].long().unbind(1)
+        self._batch = AttentionBatch(positions.tolist(), [1] * len(rows), page_tables[rows], page_size)
+
+    def attend(
+        self, query: Tensor, key_cache: Tensor, value_cache: Tensor, scale: float, window: int | None = None,
+        soft_cap: float | None = None,
+    ) -> Tensor:
+        """See `Attention.attend`."""
+        out = torch.zeros_like(query)
+        out[self._queries] = self._batch.attend(
+            query[self._queries], key_cache, value_cache, scale, window, soft_cap
+        )
+        return out
+
+
 class ReferenceOperations:
     """Plain torch, on any device: what every other implementation is held against."""
 
-    name = "reference (plain torch)"
     packs = False
+    recordable = False
+
+    def __init__(self, name: str = "plain torch") -> None:
+        self.name = name
 
     def matrix_dtype(self, stored: torch.dtype, dtype: torch.dtype) -> torch.dtype:
         return dtype
@@ -157,3 +198,9 @@ class ReferenceOperations:
         self, starts: Sequence[int], counts: Sequence[int], page_tables: Tensor, page_size: int
     ) -> Attention:
         return AttentionBatch(starts, counts, page_tables, page_size)
+
+    def decode_attention(self, tiles: Tensor, page_tables: Tensor, page_size: int, longest: int) -> Attention:
+        return ReferenceDecodeAttention(tiles, page_tables, page_size)
+
+    def draw(self, logits: Tensor, rows: Tensor, table: DrawTable, cutting: bool) -> tuple[Tensor, Tensor]:
+        return draw(logits, rows, table, cutting)

@@ -27,6 +27,25 @@ def noise_key(seed: int, choice: int, position: int) -> tuple[int, int]:
     return _signed32(key >> 32), _signed32(key & 0xFFFFFFFF)
 
 
+def noise_keys(seeds: Tensor, choices: Tensor, positions: Tensor) -> Tensor:
+    """`noise_key` of many; each [rows], whole numbers, seeds as signed 64-bit words. Returns [rows, 2], int32."""
+    key = torch.zeros_like(seeds)
+    for part in (seeds, choices, positions):
+        key = _mix64_tensor(key + part + _signed64(_GOLDEN))
+    return torch.stack((key >> 32, (key << 32) >> 32), dim=-1).to(torch.int32)
+
+
+def _mix64_tensor(x: Tensor) -> Tensor:
+    """`_mix64` of int64 words; sums and products wrap modulo 2^64."""
+    for bits, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        x = (x ^ ((x >> bits) & ((1 << (64 - bits)) - 1))) * _signed64(factor)
+    return x ^ ((x >> 31) & ((1 << 33) - 1))
+
+
+def _signed64(word: int) -> int:
+    return word - (1 << 64) if word >> 63 else word
+
+
 def _signed32(word: int) -> int:
     return word - (1 << 32) if word >> 31 else word
 

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from engine.request import Request, SamplingParams, TokenLogprob
-from engine.sampler import Sampler, token_logprobs
+from engine.rows import Rows
+from engine.sampler import Sampled, Sampler, token_logprobs
+from kernels.operations import ReferenceOperations
 from kernels.sampling import gumbel_noise, keep_likely, noise_key, penalise
 from tests.engine.stubs import make_request
 
@@ -22,9 +24,26 @@ VOCABULARY = 50
 EOS = 7
 
 
+class Sampling:
+    """A sampler, and rows that requests have for as long as one token takes."""
+
+    def __init__(self) -> None:
+        self._rows = Rows(2000, 512, 16, torch.device("cpu"))
+        eos_token_ids = frozenset({EOS, VOCABULARY + 3})
+        self._sampler = Sampler(VOCABULARY, eos_token_ids, ReferenceOperations(), self._rows.draws)
+
+    def sample(self, logits: Tensor, requests: Sequence[Request]) -> Sampled:
+        rows = torch.tensor(self._rows.update(requests))
+        lengths = torch.tensor([request.length for request in requests])
+        sampled = self._sampler.sample(logits, requests, rows, lengths)
+        for request in requests:
+            self._rows.release(request)
+        return sampled
+
+
 @pytest.fixture
-def sampler() -> Sampler:
-    return Sampler(VOCABULARY, frozenset({EOS, VOCABULARY + 3}), torch.device("cpu"))
+def sampler() -> Sampling:
+    return Sampling()
 
 
 def logits_of(rows: int, vocabulary: int = VOCABULARY, seed: int = 0, width: float = 2.0) -> Tensor:
@@ -41,7 +60,7 @@ def asking(
     return request
 
 
-def tokens_of(sampler: Sampler, logits: Tensor, requests: Sequence[Request]) -> list[int]:
+def tokens_of(sampler: Sampling, logits: Tensor, requests: Sequence[Request]) -> list[int]:
     return sampler.sample(logits, requests).tokens.tolist()
 
 
@@ -54,19 +73,19 @@ class Row:
     logprob: TokenLogprob | None
 
 
-def rows_of(sampler: Sampler, logits: Tensor, requests: Sequence[Request]) -> list[Row]:
+def rows_of(sampler: Sampling, logits: Tensor, requests: Sequence[Request]) -> list[Row]:
     return [Row(*row) for row in sampler.sample(logits, requests).read()]
 
 
 # Choosing.
 
 
-def test_greedy_takes_the_most_likely_token(sampler: Sampler) -> None:
+def test_greedy_takes_the_most_likely_token(sampler: Sampling) -> None:
     logits = logits_of(20)
     assert tokens_of(sampler, logits, [asking(temperature=0) for _ in range(20)]) == logits.argmax(-1).tolist()
 
 
-def test_a_draw_is_the_same_in_any_company(sampler: Sampler) -> None:
+def test_a_draw_is_the_same_in_any_company(sampler: Sampling) -> None:
     logits = logits_of(12)
     params: list[dict[str, Any]] = [
         {}, {"temperature": 0.5}, {"top_k": 5}, {"top_p": 0.7}, {"min_p": 0.1}, {"presence_penalty": 1.0},
@@ -89,14 +108,14 @@ def test_a_draw_is_the_same_in_any_company(sampler: Sampler) -> None:
     ],
     ids=["seed", "choice", "position"],
 )
-def test_another_seed_choice_or_position_draws_anew(sampler: Sampler, others: list[Request]) -> None:
+def test_another_seed_choice_or_position_draws_anew(sampler: Sampling, others: list[Request]) -> None:
     drawn = tokens_of(sampler, torch.zeros(200, VOCABULARY), others)
     counts = torch.bincount(torch.tensor(drawn), minlength=VOCABULARY)
     assert len(set(drawn)) > 40, "200 draws from 50 equal tokens"
     assert int(counts.max()) < 15
 
 
-def test_a_preempted_request_draws_as_if_nothing_had_been(sampler: Sampler) -> None:
+def test_a_preempted_request_draws_as_if_nothing_had_been(sampler: Sampling) -> None:
     logits = logits_of(1)
     request = asking(3, [4, 5], presence_penalty=0.5, top_p=0.9)
     before = tokens_of(sampler, logits, [request])
@@ -104,7 +123,7 @@ def test_a_preempted_request_draws_as_if_nothing_had_been(sampler: Sampler) -> N
     assert tokens_of(sampler, logits, [request]) == before
 
 
-def frequencies(sampler: Sampler, logits: Tensor, draws: int, **params: Any) -> Tensor:
+def frequencies(sampler: Sampling, logits: Tensor, draws: int, **params: Any) -> Tensor:
     """How often each token is drawn, each draw with a seed of its own."""
     counts = torch.zeros(logits.shape[-1], dtype=torch.int64)
     for first in range(0, draws, 2000):
@@ -128,7 +147,7 @@ def chi_square_bound(freedom: int) -> float:
     ],
     ids=str,
 )
-def test_draws_follow_the_distribution_asked_for(sampler: Sampler, params: dict[str, float]) -> None:
+def test_draws_follow_the_distribution_asked_for(sampler: Sampling, params: dict[str, float]) -> None:
     draws = 8000
     logits = logits_of(1, seed=5, width=1.0)
     counts = frequencies(sampler, logits, draws, **params)
@@ -278,7 +297,7 @@ def test_filters_look_past_the_window_when_they_must(width: float, top_k: int, t
     assert len(set(kept) ^ set(expected)) <= (3 if top_p < 1 and width else 0)
 
 
-def test_a_row_without_filters_is_untouched_beside_one_with(sampler: Sampler) -> None:
+def test_a_row_without_filters_is_untouched_beside_one_with(sampler: Sampling) -> None:
     logits = logits_of(2, 3000, width=0.01).tolist()
     kept = kept_by_kernel(logits, [0, 1500], [1.0, 0.9], [0.0, 0.1])
     assert len(kept[0]) == 3000
@@ -315,7 +334,7 @@ def test_penalties_equal_a_loop_over_tokens(
     assert penalised[0].tolist() == pytest.approx(expected, abs=1e-5)
 
 
-def test_only_the_row_that_asks_is_penalised(sampler: Sampler) -> None:
+def test_only_the_row_that_asks_is_penalised(sampler: Sampling) -> None:
     logits = torch.zeros(2, VOCABULARY)
     logits[:, 3], logits[:, 4] = 2.0, 1.0
     requests = [asking(0, [3], temperature=0, presence_penalty=1.5), asking(0, [3], temperature=0)]
@@ -324,7 +343,7 @@ def test_only_the_row_that_asks_is_penalised(sampler: Sampler) -> None:
     assert torch.equal(logits, given_logits), "the logits given were changed"
 
 
-def test_presence_and_frequency_look_at_the_output_and_repetition_at_the_prompt_too(sampler: Sampler) -> None:
+def test_presence_and_frequency_look_at_the_output_and_repetition_at_the_prompt_too(sampler: Sampling) -> None:
     logits = torch.zeros(2, VOCABULARY)
     logits[:, 3], logits[:, 4] = 1.0, 0.9
     requests = [
@@ -335,7 +354,7 @@ def test_presence_and_frequency_look_at_the_output_and_repetition_at_the_prompt_
 
 
 @pytest.mark.parametrize("bias", [5, 5.0])
-def test_a_bias_is_added_to_its_token(sampler: Sampler, bias: float) -> None:
+def test_a_bias_is_added_to_its_token(sampler: Sampling, bias: float) -> None:
     requests = [asking(temperature=0, logit_bias={9: bias, 10: -100}), asking(temperature=0)]
     logits = torch.zeros(2, VOCABULARY)
     logits[:, 10] = 1.0
@@ -343,7 +362,7 @@ def test_a_bias_is_added_to_its_token(sampler: Sampler, bias: float) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_no_end_is_drawn_before_min_tokens(sampler: Sampler, temperature: float) -> None:
+def test_no_end_is_drawn_before_min_tokens(sampler: Sampling, temperature: float) -> None:
     logits = torch.zeros(1, VOCABULARY)
     logits[0, [EOS, 11, 12]] = torch.tensor([9.0, 8.0, 7.0]) * 10
     params: dict[str, Any] = {"temperature": temperature, "min_tokens": 3, "stop_token_ids": (11,)}
@@ -351,13 +370,13 @@ def test_no_end_is_drawn_before_min_tokens(sampler: Sampler, temperature: float)
     assert drawn == [12, 12, 12, EOS, EOS]
 
 
-def test_one_likely_token_is_drawn_whatever_the_noise(sampler: Sampler) -> None:
+def test_one_likely_token_is_drawn_whatever_the_noise(sampler: Sampling) -> None:
     logits = logits_of(1)
     requests = [asking(seed, top_k=1) for seed in range(300)]
     assert set(tokens_of(sampler, logits.expand(300, -1), requests)) == {int(logits.argmax())}
 
 
-def test_extreme_temperatures_draw_sound_tokens(sampler: Sampler) -> None:
+def test_extreme_temperatures_draw_sound_tokens(sampler: Sampling) -> None:
     logits = logits_of(1, width=100.0)
     cold = [asking(seed, temperature=2e-5) for seed in range(50)]
     assert set(tokens_of(sampler, logits.expand(50, -1), cold)) == {int(logits.argmax())}
@@ -369,7 +388,7 @@ def test_extreme_temperatures_draw_sound_tokens(sampler: Sampler) -> None:
 # Log probabilities and unsound logits.
 
 
-def test_logprobs_are_of_the_raw_logits(sampler: Sampler) -> None:
+def test_logprobs_are_of_the_raw_logits(sampler: Sampling) -> None:
     logits = logits_of(3)
     requests = [
         asking(1, [4], logprobs=5, temperature=0.3, presence_penalty=2.0, logit_bias={4: 9.0}),
@@ -405,7 +424,7 @@ def test_more_logprobs_than_tokens_gives_them_all() -> None:
     "params", [{"temperature": 0}, {}, {"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.2, "logprobs": 2}], ids=str
 )
 def test_logits_that_are_not_numbers_are_reported_for_their_row_alone(
-    sampler: Sampler, bad: float, params: dict[str, Any]
+    sampler: Sampling, bad: float, params: dict[str, Any]
 ) -> None:
     logits = logits_of(3)
     logits[1, 20] = bad
@@ -417,7 +436,7 @@ def test_logits_that_are_not_numbers_are_reported_for_their_row_alone(
     ]
 
 
-def test_an_end_outside_the_vocabulary_does_no_harm(sampler: Sampler) -> None:
+def test_an_end_outside_the_vocabulary_does_no_harm(sampler: Sampling) -> None:
     request = asking(temperature=0, min_tokens=2)
     request.params = replace(request.params, stop_token_ids=())
     assert rows_of(sampler, logits_of(1), [request])[0].sound

@@ -1,0 +1,391 @@
+"""Decodes that run from a recording give what they give without: the same bits, whoever comes, goes or fills up.
+
+What a CPU cannot do is record. `Frozen` stands for it: like a graph it writes its results to the same memory each time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine import graphs as graphs_module
+from engine import rows as rows_module
+from engine.boot import Booted, boot_core
+from engine.config import EngineConfig
+from engine.core import Samples
+from engine.engine import new_requests
+from engine.errors import InvalidConfig
+from engine.graphs import DecodeGraphs, Recorder, Replay, Rerun
+from engine.request import Event, FinishReason, Request, SamplingParams
+from engine.sampler import Drawn
+from engine.scheduler import Step
+from image.demo_tasks import counting
+from kernels.operations import Linear, ReferenceOperations
+
+CPU = torch.device("cpu")
+PAGE_SIZE = 4
+VOCABULARY = 11
+
+
+# The buckets.
+
+
+@dataclass
+class Frozen:
+    """Records by running again, into the memory of the first run.
+
+    Attributes:
+        replays: the batch size of each replay so far.
+        fails: what a capture raises.
+    """
+
+    replays: list[int] = field(default_factory=list)
+    fails: Exception | None = None
+    bytes_used: int = 0
+
+    def capture(self, function: Callable[[], Drawn]) -> Replay:
+        if self.fails is not None:
+            raise self.fails
+        self.bytes_used += 3 << 20
+        kept = function()
+
+        def replay() -> Drawn:
+            drawn = function()
+            self.replays.append(len(drawn.tokens))
+            kept.logits.copy_(drawn.logits)
+            kept.tokens.copy_(drawn.tokens)
+            kept.sound.copy_(drawn.sound)
+            return kept
+
+        return replay
+
+
+@dataclass
+class Decoded:
+    """A decode that does nothing but remember what it was asked."""
+
+    asked: list[tuple[list[int], list[int]]] = field(default_factory=list)
+
+    def __call__(self, rows: Tensor, positions: Tensor) -> Drawn:
+        self.asked.append((rows.tolist(), positions.tolist()))
+        return Drawn(torch.zeros(len(rows), VOCABULARY), rows + 1000, torch.ones(len(rows), dtype=torch.bool))
+
+
+def make_graphs(*sizes: int, recorder: Recorder | None = None) -> tuple[DecodeGraphs, Decoded]:
+    decode = Decoded()
+    return DecodeGraphs(sizes, recorder or Rerun(), decode, 99, CPU), decode
+
+
+def recorded(*sizes: int) -> tuple[DecodeGraphs, Decoded]:
+    graphs, decode = make_graphs(*sizes)
+    while graphs.capture(idle=True):
+        pass
+    return graphs, decode
+
+
+@pytest.mark.parametrize(("batch", "size"), [(1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (8, 8)])
+def test_the_smallest_bucket_that_holds_the_batch_runs_filled_up_with_the_padding_row(batch: int, size: int) -> None:
+    graphs, decode = recorded(1, 2, 4, 8)
+    result = graphs.run(list(range(batch)), list(range(10, 10 + batch)))
+    assert result is not None
+    rows, positions, drawn = result
+    assert decode.asked[-1] == (
+        [*range(batch), *[99] * (size - batch)], [*range(10, 10 + batch), *[0] * (size - batch)]
+    )
+    assert rows.tolist() == list(range(batch))
+    assert positions.tolist() == list(range(10, 10 + batch))
+    assert drawn.tokens.tolist() == [row + 1000 for row in range(batch)]
+    assert len(drawn.logits) == len(drawn.sound) == batch
+
+
+def test_a_batch_that_is_too_large_runs_without() -> None:
+    graphs, decode = recorded(1, 2)
+    assert graphs.run([0, 1, 2], [5, 5, 5]) is None
+    assert not decode.asked
+
+
+def test_a_bucket_runs_without_until_it_is_recorded() -> None:
+    graphs, _ = make_graphs(1, 2, 4)
+    assert graphs.run([0, 1], [5, 5]) is None
+    assert graphs.capture(idle=False)
+    assert graphs.recorded == (2,)
+    assert graphs.run([0, 1], [5, 5]) is not None
+    assert graphs.run([0], [5]) is None
+
+
+def test_what_fewer_requests_leave_over_is_padding_again() -> None:
+    graphs, decode = recorded(4)
+    graphs.run([1, 2, 3, 4], [5, 6, 7, 8])
+    graphs.run([7], [9])
+    assert decode.asked[-1] == ([7, 99, 99, 99], [9, 0, 0, 0])
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_inputs_start_where_kernels_may_read_them(size: int) -> None:
+    addresses: list[int] = []
+
+    def decode(rows: Tensor, positions: Tensor) -> Drawn:
+        addresses.append(positions.data_ptr() - rows.data_ptr())
+        return Decoded()(rows, positions)
+
+    graphs = DecodeGraphs([size], Rerun(), decode, 99, CPU)
+    graphs.capture(idle=True)
+    graphs.run([0], [1])
+    assert addresses[0] % 16 == 0
+
+
+def test_the_most_used_is_recorded_first_and_while_others_wait_only_the_used() -> None:
+    graphs, _ = make_graphs(1, 2, 4, 8)
+    for batch in (3, 4, 4, 1):
+        graphs.run([0] * batch, [0] * batch)
+    order = []
+    for idle in (False, False, False, True, True, True):
+        before = set(graphs.recorded)
+        done = graphs.capture(idle)
+        order.append((done, *(set(graphs.recorded) - before)))
+    assert order[:3] == [(True, 4), (True, 1), (False,)]
+    assert sorted(order[3:5]) == [(True, 2), (True, 8)]
+    assert order[5] == (False,)
+
+
+def test_what_a_recording_costs_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    graphs, _ = make_graphs(2, recorder=Frozen())
+    with caplog.at_level(logging.INFO, "pilotlight.graphs"):
+        graphs.capture(idle=True)
+    assert "batch of 2" in caplog.text
+    assert "3.0 MiB" in caplog.text
+
+
+def test_a_recording_that_fails_is_logged_and_all_goes_on_without(caplog: pytest.LogCaptureFixture) -> None:
+    recorder = Frozen()
+    graphs, _ = make_graphs(1, 2, 4, recorder=recorder)
+    graphs.capture(idle=True)
+    recorder.fails = RuntimeError("operation not permitted when stream is capturing")
+    assert graphs.capture(idle=True)
+    assert "not permitted" in caplog.text
+    assert not graphs.capture(idle=True), "nothing is tried again"
+    assert len(graphs.recorded) == 1
+    size = graphs.recorded[0]
+    assert graphs.run([0] * size, [0] * size) is not None
+    assert graphs.run([0] * (size + 1), [0] * (size + 1)) is None
+
+
+# The engine on buckets.
+
+
+class ByRow:
+    """A projection of one token after the other, so that the batch's size decides nothing."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._weight, self._bias = weight, bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.cat([torch.nn.functional.linear(row, self._weight, self._bias) for row in x.split(1)])
+
+    def pack(self) -> None:
+        """Nothing."""
+
+
+class ByRowOperations(ReferenceOperations):
+    """The reference, whose results have the same bits whatever fills up the batch."""
+
+    def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
+        return ByRow(weight, bias)
+
+
+def make_core(
+    sizes: Sequence[int], recorder: Recorder, *, pages: int = 200, overlap: bool = False, **settings: Any
+) -> Booted:
+    """A core of the demo model, all its buckets recorded."""
+    one = boot_core(EngineConfig("demo", device="cpu", dtype="float32", page_size=PAGE_SIZE, kv_memory=1 << 20))
+    config = EngineConfig(
+        "demo", device="cpu", dtype="float32", page_size=PAGE_SIZE, kv_memory=pages * one.plan.page_bytes,
+        graph_sizes=tuple(sizes), overlap=overlap, **{"max_running": 8, **settings},
+    )
+    booted = boot_core(config, operations=ByRowOperations())
+    booted.core._runner._graphs._recorder = recorder  # type: ignore[attr-defined]
+    booted.core.finish_deferred()
+    return booted
+
+
+_orders = itertools.count()
+
+
+def ask(booted: Booted, first: int, last: int, name: str, **params: Any) -> Request:
+    """Have the model count."""
+    model = booted.model
+    assert model.chat_template is not None
+    messages = [{"role": "user", "content": counting(first, last).prompt}]
+    prompt = model.tokenizer.encode(model.chat_template.render(messages), add_special_tokens=False)
+    sampling = SamplingParams(**{"temperature": 0, "max_tokens": 60, **params})
+    (request,) = new_requests(
+        prompt, sampling, request_id=name, order=_orders.__next__, max_model_len=booted.plan.max_model_len,
+        vocab_size=model.vocab_size,
+    )
+    booted.core.add(request)
+    return request
+
+
+WISHES: list[dict[str, Any]] = [
+    {}, {"temperature": 1.0, "seed": 5}, {"temperature": 1.5, "top_p": 0.9, "seed": 6}, {"logprobs": 3},
+    {"temperature": 1.2, "top_k": 4, "seed": 2**64 + 7}, {"presence_penalty": 1.5, "frequency_penalty": 0.5},
+    {"temperature": 2.0, "min_p": 0.05, "seed": 8, "logprobs": 0}, {"logit_bias": {30: 4.0}, "min_tokens": 20},
+    {"temperature": 0.8, "seed": 1, "repetition_penalty": 1.3}, {"min_tokens": 45, "ignore_eos": True},
+]
+
+Told = dict[str, list[tuple[tuple[int, ...], tuple[Any, ...], FinishReason | None]]]
+
+
+def tell(events: Sequence[Event], told: Told) -> None:
+    """Write down all that was said to each request, to the last bit of a log probability."""
+    for event in events:
+        line = (event.token_ids, event.logprobs, event.finish.reason if event.finish else None)
+        told.setdefault(event.request_id, []).append(line)
+
+
+def busy_day(booted: Booted) -> Told:
+    """Requests of every kind that come one after the other, some of whom leave early."""
+    core, told = booted.core, Told()
+    coming = [(2 * number, number) for number in range(16)]
+    step = 0
+    while coming or core.has_work:
+        while coming and coming[0][0] <= step:
+            number = coming.pop(0)[1]
+            ask(booted, 3 * number, 3 * number + 6 + number % 5, str(number), **WISHES[number % len(WISHES)])
+        if step in (9, 21):
+            tell(core.abort(str(step // 3)), told)
+        tell(core.step(), told)
+        step += 1
+    return told
+
+
+@pytest.mark.parametrize("overlap", [False, True], ids=["in turn", "overlapped"])
+@pytest.mark.parametrize("pages", [200, 20], ids=["room for all", "preempted"])
+def test_every_bit_is_as_without_graphs(pages: int, overlap: bool) -> None:
+    recorder = Frozen()
+    booted = make_core((1, 2, 4, 8), recorder, pages=pages, overlap=overlap)
+    told = busy_day(booted)
+    assert told == busy_day(make_core((), Rerun(), pages=pages, overlap=overlap))
+    assert set(recorder.replays) == {1, 2, 4, 8}, "every bucket had its turn"
+    assert (booted.core.scheduler.preemptions > 0) == (pages < 200)
+    ends = {name: lines[-1][2] for name, lines in told.items()}
+    assert {name for name, end in ends.items() if end is FinishReason.ABORTED} == {"3", "7"}
+    assert len(ends) == 16
+
+
+@pytest.mark.parametrize("batch", range(1, 7))
+def test_at_every_edge_of_a_bucket_each_counts_for_itself(batch: int) -> None:
+    recorder = Frozen()
+    booted = make_core((1, 3, 5), recorder, overlap=True)
+    expected = {str(i): counting(10 * i, 10 * i + 4 + i).answer for i in range(batch)}
+    for i in range(batch):
+        ask(booted, 10 * i, 10 * i + 4 + i, str(i))
+    texts = dict.fromkeys(expected, "")
+    while booted.core.has_work:
+        for event in booted.core.step():
+            texts[event.request_id] += event.text
+    assert texts == expected
+    assert recorder.replays[0] == {1: 1, 2: 3, 3: 3}.get(batch, 5)
+    assert recorder.replays == sorted(recorder.replays, reverse=True)
+
+
+def pages_written(booted: Booted, poisoned: Tensor) -> set[int]:
+    """Pages of the cache in which anything changed."""
+    storage = booted.core._runner._cache._storage  # type: ignore[attr-defined]
+    same = ((storage == poisoned) | (storage.isnan() & poisoned.isnan())).all(-1).all(-1).all(-1)
+    return set((~same.all(0).all(0)).nonzero().squeeze(-1).tolist())
+
+
+def test_what_fills_up_a_batch_touches_no_page_but_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Frozen()
+    booted = make_core((4,), recorder, overlap=True)
+    core, runner = booted.core, booted.core._runner
+    held: set[int] = set()
+
+    def launch(step: Step, inner: Callable[[Step], Samples] = runner.launch) -> Samples:
+        held.update(page for request in step.tokens for page in request.pages)
+        return inner(step)
+
+    monkeypatch.setattr(runner, "launch", launch)
+    runner._cache._storage.fill_(float("nan"))  # type: ignore[attr-defined]
+    poisoned = runner._cache._storage.clone()  # type: ignore[attr-defined]
+    for name, (first, last) in {"a": (3, 9), "b": (40, 52), "c": (70, 75)}.items():
+        ask(booted, first, last, name)
+    texts = dict.fromkeys("abc", "")
+    while core.has_work:
+        for event in core.step():
+            texts[event.request_id] += event.text
+    assert texts == {"a": counting(3, 9).answer, "b": counting(40, 52).answer, "c": counting(70, 75).answer}
+    assert set(recorder.replays) == {4}
+    written = pages_written(booted, poisoned)
+    padding_page = booted.plan.pages
+    assert padding_page in written
+    assert written <= held | {padding_page}
+    padding = runner._cache._storage[:, :, padding_page]  # type: ignore[attr-defined]
+    assert bool(padding[:, :, 1:].isnan().all()), "padding has one token, at its page's start"
+
+
+def test_a_chunk_of_one_token_is_no_decode() -> None:
+    recorder = Frozen()
+    booted = make_core((1,), recorder, token_budget=1, max_running=1)
+    request = ask(booted, 5, 9, "chunks")
+    text = ""
+    while booted.core.has_work:
+        text += "".join(event.text for event in booted.core.step())
+    assert text == counting(5, 9).answer
+    # The prompt's last token is one that is computed alone and sampled after: a decode like any other.
+    assert len(recorder.replays) == request.output_length
+
+
+def test_a_steady_decode_sends_its_rows_and_positions_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    booted = make_core((4,), Rerun(), overlap=True)
+    for number, wish in enumerate(WISHES[:3]):
+        ask(booted, 10, 30, str(number), ignore_eos=True, **wish)
+    sent: list[Tensor] = []
+
+    def staged(numbers: Any, device: torch.device, dtype: torch.dtype = torch.int64) -> Tensor:
+        sent.append(torch.tensor(numbers, dtype=dtype))
+        return sent[-1]
+
+    booted.core.step()
+    booted.core.step()
+    monkeypatch.setattr(graphs_module, "staged", staged)
+    monkeypatch.setattr(rows_module, "staged", staged)
+    steps = []
+    for _ in range(6 * PAGE_SIZE):
+        sent.clear()
+        booted.core.step()
+        steps.append([tensor.numel() for tensor in sent])
+    assert all(sizes[-1] == 2 * 4 for sizes in steps), "rows and positions of a bucket of four"
+    assert all(len(sizes) <= 2 for sizes in steps), "and pages that begin"
+    assert steps.count([2 * 4]) >= len(steps) / 4, "which each request does every fourth step"
+
+
+def test_nothing_is_recorded_before_somebody_has_a_first_token_nor_all_at_once_while_somebody_waits() -> None:
+    booted = make_core((1, 2, 4), Rerun())
+    runner = booted.core._runner
+    runner._graphs._recorded.clear()  # type: ignore[attr-defined]
+    ask(booted, 3, 20, "alone")
+    done = []
+    while booted.core.has_work:
+        done.append(booted.core.defer())
+        booted.core.step()
+    assert not any(done[:2]), "a prompt, and a first decode that nobody had counted"
+    assert sum(done) == 1
+    assert runner._graphs.recorded == (1,)  # type: ignore[attr-defined]
+    while booted.core.defer():
+        pass
+    assert runner._graphs.recorded == (1, 2, 4)  # type: ignore[attr-defined]
+
+
+def test_sizes_must_rise() -> None:
+    for sizes in [(0,), (2, 2), (4, 1), (-1, 3)]:
+        with pytest.raises(InvalidConfig, match="graph_sizes"):
+            EngineConfig(graph_sizes=sizes)
