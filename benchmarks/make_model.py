@@ -26,13 +26,14 @@ SHAPES: dict[str, dict[str, Any]] = {
 """Llama shapes; 135m is SmolLM-135M's."""
 
 
-def make_model(folder: Path, shape: str, seed: int = 0) -> Path:
+def make_model(folder: Path, shape: str, seed: int = 0, context: int = 2048) -> Path:
     """Write a Llama of the named shape, bfloat16, tied head, with the demo's tokenizer so that it can be served."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "rms_norm_eps": 1e-5,
-        "max_position_embeddings": 2048, "rope_theta": 10_000.0, "tie_word_embeddings": True, "attention_bias": False,
-        "mlp_bias": False, "dtype": "bfloat16", "bos_token_id": None, "eos_token_id": None, **SHAPES[shape],
+        "max_position_embeddings": context, "rope_theta": 10_000.0, "tie_word_embeddings": True,
+        "attention_bias": False, "mlp_bias": False, "dtype": "bfloat16", "bos_token_id": None, "eos_token_id": None,
+        **SHAPES[shape],
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2))
     save_file(_random_tensors(config, seed), folder / "model.safetensors", {"format": "pt"})
@@ -73,8 +74,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--shape", choices=SHAPES, default="135m")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--context", type=int, default=2048)
     arguments = parser.parse_args()
-    print(make_model(arguments.folder, arguments.shape, arguments.seed))
+    print(make_model(arguments.folder, arguments.shape, arguments.seed, arguments.context))
 
 
 if __name__ == "__main__":

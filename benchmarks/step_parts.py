@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.console import Console
@@ -26,7 +26,7 @@ from engine.config import DType, EngineConfig
 from engine.core import Core
 from engine.engine import new_requests
 from engine.request import SamplingParams
-from kernels.operations import Attention, Linear, Norms, Operations
+from kernels.operations import Attention, Linear, Operations
 
 
 @dataclass
@@ -87,6 +87,13 @@ class TimedAttention:
             return self._inner.attend(query, key_cache, value_cache, scale, window, soft_cap)
 
 
+PARTS = {
+    "rms_norm": "norms", "add_rms_norm": "norms", "silu_multiply": "activation", "rotate_and_cache": "rotary and cache",
+    "draw": "sampling",
+}
+"""Methods of `Operations` whose time is counted, and under which part."""
+
+
 class TimedOperations:
     """Operations on the clock.
 
@@ -98,41 +105,28 @@ class TimedOperations:
         self._inner = inner
         self._clock = clock
         self._vocabulary = vocabulary
-        self.name = inner.name
-        self.packs = inner.packs
         self.counts: Sequence[int] = ()
 
-    def matrix_dtype(self, stored: torch.dtype, dtype: torch.dtype) -> torch.dtype:
-        return self._inner.matrix_dtype(stored, dtype)
+    def __getattr__(self, name: str) -> Any:
+        inner = getattr(self._inner, name)
+        return self._timed(inner, PARTS[name]) if name in PARTS else inner
+
+    def _timed(self, method: Callable[..., Any], part: str) -> Callable[..., Any]:
+        def timed(*arguments: Any, **more: Any) -> Any:
+            with self._clock.part(part):
+                return method(*arguments, **more)
+
+        return timed
 
     def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
+        """A projection on the clock; the head apart from the layers'."""
         part = "head" if len(weight) == self._vocabulary else "linears"
         return TimedLinear(self._inner.linear(weight, bias), self._clock, part)
-
-    def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        with self._clock.part("norms"):
-            return self._inner.rms_norm(x, weight, epsilon)
-
-    def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-        with self._clock.part("norms"):
-            return self._inner.add_rms_norm(x, residual, weight, epsilon)
-
-    def silu_multiply(self, gate_up: Tensor) -> Tensor:
-        with self._clock.part("activation"):
-            return self._inner.silu_multiply(gate_up)
-
-    def rotate_and_cache(
-        self, heads: Tensor, norms: Norms | None, epsilon: float, cosine: Tensor, sine: Tensor, positions: Tensor,
-        slots: Tensor, key_cache: Tensor, value_cache: Tensor,
-    ) -> Tensor:
-        with self._clock.part("rotary and cache"):
-            return self._inner.rotate_and_cache(
-                heads, norms, epsilon, cosine, sine, positions, slots, key_cache, value_cache
-            )
 
     def attention(
         self, starts: Sequence[int], counts: Sequence[int], page_tables: Tensor, page_size: int
     ) -> Attention:
+        """A step's attention on the clock."""
         self.counts = counts
         with self._clock.part("attention"):
             return TimedAttention(self._inner.attention(starts, counts, page_tables, page_size), self._clock)
@@ -153,7 +147,7 @@ def run(model: Path, workload: Path, dtype: DType) -> list[StepTimes]:
     config = EngineConfig(str(model), device="cpu", dtype=dtype, skip_tokenizer_init=True)
     vocabulary = json.loads((model / "config.json").read_text())["vocab_size"]
     operations = TimedOperations(open_operations(torch.device("cpu")), clock, vocabulary)
-    booted = boot_core(config, operations=operations)
+    booted = boot_core(config, operations=cast(Operations, operations))
     booted.core.finish_deferred()
     order = itertools.count()
     for number, job in enumerate(read_workload(workload)):
@@ -169,7 +163,7 @@ def run(model: Path, workload: Path, dtype: DType) -> list[StepTimes]:
 def timed_steps(core: Core, clock: Clock, operations: TimedOperations) -> Iterator[StepTimes]:
     """Run the core to its end."""
     while core.has_work:
-        with clock.part("scheduler, inputs, sampling"):
+        with clock.part("scheduler, inputs, rest"):
             core.step()
         yield StepTimes(len(operations.counts), sum(operations.counts), clock.take())
 

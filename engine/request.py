@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
+from typing import NamedTuple
 
 from engine.errors import InvalidRequest
 
@@ -165,8 +166,7 @@ class Finish:
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """What one step added to one choice of a request.
 
     The concatenation over a request's events is the whole output, however the steps fell. Text may lag behind
@@ -245,7 +245,9 @@ class Request:
     @property
     def remaining(self) -> int:
         """Tokens still to compute before the next one can be sampled; 0 when the awaited token is its last."""
-        return min(self.length, self.max_total - 1) - self.computed
+        # Read several times a step for each request; `min` and `length` would take three times as long.
+        length, limit = len(self.tokens) + self.awaited, self.max_total - 1
+        return (length if length < limit else limit) - self.computed
 
     def accept(self, token: int) -> None:
         """Take in the token that was sampled."""

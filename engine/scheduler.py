@@ -30,9 +30,9 @@ class Scheduler:
     """Owns the queues and every request's pages.
 
     Contract: `schedule` a step, start to compute it, `accept` the tokens that the step before it sampled, `advance`,
-    `remove` what ended. The next step may be scheduled while the sampled tokens are still awaited; pages that change hands
-    meanwhile are safe, because the device computes steps in order. A request is removed exactly once, in any state.
-    A request whose `max_total` needs more pages than the pool has must not be added: it could never finish.
+    `remove` what ended. The next step may be scheduled while the sampled tokens are still awaited; pages that change
+    hands meanwhile are safe, because the device computes steps in order. A request is removed exactly once, in any
+    state. A request whose `max_total` needs more pages than the pool has must not be added: it could never finish.
     """
 
     def __init__(self, pool: PagePool, page_size: int, token_budget: int, max_running: int) -> None:

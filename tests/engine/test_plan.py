@@ -12,7 +12,7 @@ from engine.config import EngineConfig
 from engine.errors import InsufficientMemory, InvalidConfig
 from engine.models.architecture import Architecture
 from engine.models.rope import Rope
-from engine.plan import DEFAULT_CPU_KV_BYTES, Plan, activation_bytes, make_plan, table_bytes
+from engine.plan import DEFAULT_CPU_KV_BYTES, Plan, activation_bytes, graph_bytes, make_plan, table_bytes
 
 SHAPE = Architecture(
     hidden_size=64, intermediate_size=128, heads=4, kv_heads=2, head_dim=16, vocab_size=1000, epsilon=1e-5,
@@ -24,10 +24,10 @@ PAGE_BYTES = 16 * TOKEN_BYTES
 PLENTY = 64 << 30
 
 
-def plan_for(free_memory: int = PLENTY, device: str = "cpu", **settings: Any) -> Plan:
+def plan_for(free_memory: int = PLENTY, device: str = "cpu", recordable: bool = False, **settings: Any) -> Plan:
     return make_plan(
         EngineConfig(**settings), SHAPE, device=device, dtype="bfloat16", value_bytes=2, kernels="stub", threads=4,
-        weight_bytes=5 << 20, packed_bytes=0, free_memory=free_memory,
+        weight_bytes=5 << 20, packed_bytes=0, free_memory=free_memory, recordable=recordable,
     )
 
 
@@ -103,6 +103,37 @@ def test_one_request_of_the_whole_context_always_fits(
     assert (plan.max_model_len == (max_model_len or 2048)) == (not plan.warnings)
 
 
+@pytest.mark.parametrize(
+    ("max_running", "sizes"),
+    [
+        (1, (1,)), (2, (1, 2)), (8, (1, 2, 4, 8)), (11, (1, 2, 4, 8, 11)), (256, (1, 2, 4, 8, 16, 32, 64, 128, 256)),
+        (1000, (1, 2, 4, 8, 16, 32, 64, 128, 256)),
+    ],
+)
+def test_graphs_are_of_powers_of_two_up_to_the_most_that_run(max_running: int, sizes: tuple[int, ...]) -> None:
+    assert plan_for(device="cuda", recordable=True, max_running=max_running).graph_sizes == sizes
+
+
+def test_graphs_are_left_out_where_they_cannot_be_or_would_not_pay() -> None:
+    assert plan_for().graph_sizes == ()
+    assert plan_for(device="cuda", recordable=True, deterministic=True).graph_sizes == ()
+    assert plan_for(device="cuda", recordable=True, graph_sizes=()).graph_sizes == ()
+    assert plan_for(graph_sizes=(1, 3)).graph_sizes == (1, 3)
+
+
+def test_graphs_and_their_page_have_memory_left_for_them() -> None:
+    settings: dict[str, Any] = {"free_memory": 1 << 30, "device": "cuda", "max_running": 20_000, "token_budget": 20_000}
+    without, with_graphs = (plan_for(**settings, recordable=recordable) for recordable in (False, True))
+    reserved = graph_bytes(SHAPE, 2, with_graphs.graph_sizes) + PAGE_BYTES
+    assert reserved > 0
+    assert abs((without.pages - with_graphs.pages) * PAGE_BYTES - reserved) < PAGE_BYTES
+    assert graph_bytes(SHAPE, 2, ()) == 0
+
+
+def test_the_plan_names_its_graphs() -> None:
+    assert "graphs     decodes of 1, 2, 4 requests" in plan_for(graph_sizes=(1, 2, 4)).lines()
+
+
 def test_a_plan_reads_as_lines() -> None:
     assert plan_for(kv_memory=512 * PAGE_BYTES).lines() == [
         "device     cpu, bfloat16, 4 threads",
@@ -127,6 +158,9 @@ def test_a_plan_reads_as_lines() -> None:
         ({"max_running": 0}, "max_running must be 1 or more"),
         ({"max_running": 8, "token_budget": 7}, "token_budget must be at least max_running"),
         ({"max_waiting": 0}, "max_waiting must be 1 or more"),
+        ({"graph_sizes": (0,)}, "graph_sizes must be above 0 and rise"),
+        ({"graph_sizes": (2, 2)}, "graph_sizes must be above 0 and rise"),
+        ({"graph_sizes": (4, 1)}, "graph_sizes must be above 0 and rise"),
         ({"threads": 0}, "threads must be from 1 to 1024"),
     ],
 )

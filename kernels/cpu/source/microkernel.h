@@ -73,11 +73,25 @@ struct Int8Storage {
     }
 };
 
+// Asks memory, a little at a time, for what is multiplied next: all at once would only wait in line, and left to itself
+// the processor asks too late, so that reading and arithmetic would take turns.
+struct Ahead {
+    const char* at = nullptr;
+    long lines_a_round = 0;
+
+    // Inputs a round.
+    static constexpr long ROUND = 16;
+
+    INLINE void fetch_round() {
+        for (long line = 0; line < lines_a_round; ++line, at += 64) __builtin_prefetch(at);
+    }
+};
+
 // Adds x times `panels` panels, `panel_step` elements apart, to their tiles of [rows][PANEL], `tile_step` floats apart.
 // x is packed input by input: [depth][rows].
 template <class Storage, int rows, int panels>
 void multiply(const float* x, const typename Storage::Element* panel, long panel_step, long depth, float* tile,
-              long tile_step) {
+              long tile_step, Ahead* ahead) {
     Floats sums[panels][rows][2];
 #pragma GCC unroll 16
     for (int p = 0; p < panels; ++p)
@@ -86,7 +100,9 @@ void multiply(const float* x, const typename Storage::Element* panel, long panel
             sums[p][r][0] = load<Floats>(tile + p * tile_step + r * PANEL);
             sums[p][r][1] = load<Floats>(tile + p * tile_step + r * PANEL + WIDTH);
         }
-    for (long k = 0; k < depth; ++k)
+    for (long k = 0; k < depth; ++k) {
+        if (k % Ahead::ROUND == 0)
+            for (int p = 0; p < panels; ++p) ahead[p].fetch_round();
 #pragma GCC unroll 16
         for (int p = 0; p < panels; ++p) {
             const Column weights = Storage::decode(panel + p * panel_step + k * PANEL);
@@ -97,6 +113,7 @@ void multiply(const float* x, const typename Storage::Element* panel, long panel
                 sums[p][r][1] += value * weights.high;
             }
         }
+    }
 #pragma GCC unroll 16
     for (int p = 0; p < panels; ++p)
 #pragma GCC unroll 16
@@ -107,7 +124,7 @@ void multiply(const float* x, const typename Storage::Element* panel, long panel
 }
 
 template <class Storage>
-using Multiply = void (*)(const float*, const typename Storage::Element*, long, long, float*, long);
+using Multiply = void (*)(const float*, const typename Storage::Element*, long, long, float*, long, Ahead*);
 
 // The product of 1 to `count` rows, where the sequence counts from 0 to count - 1.
 template <class Storage, int panels, int... below>

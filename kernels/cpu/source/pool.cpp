@@ -41,6 +41,38 @@ bool wait_briefly(Found found) {
     return false;
 }
 
+int current_processor() {
+#if defined(__linux__)
+    return sched_getcpu();
+#else
+    return -1;
+#endif
+}
+
+// The processors that this thread was allowed when it started. A helper that wakes on the caller's processor, where the
+// system likes to put it since its data is there, would only take turns with the caller; on virtual machines it was
+// seen to stay there for good, with the next processor idle.
+class Processors {
+public:
+#if defined(__linux__)
+    Processors() { known_ = !sched_getaffinity(0, sizeof all_, &all_); }
+
+    // Moves this thread if it runs where the caller does and may run elsewhere.
+    void leave_to(int caller) const {
+        if (!known_ || caller < 0 || caller != sched_getcpu()) return;
+        cpu_set_t others = all_;
+        CPU_CLR(caller, &others);
+        if (CPU_COUNT(&others)) sched_setaffinity(0, sizeof others, &others);
+    }
+
+private:
+    cpu_set_t all_;
+    bool known_;
+#else
+    void leave_to(int) const {}
+#endif
+};
+
 class Pool {
 public:
     void run(int threads, int64_t tasks, Body body, const void* context) {
@@ -66,6 +98,7 @@ private:
         body_.store(body, std::memory_order_release);
         context_.store(context, std::memory_order_release);
         workers_.store(threads, std::memory_order_release);
+        caller_.store(current_processor(), std::memory_order_release);
         done_.store(0, std::memory_order_relaxed);
         state_.store((turn + 1) << TASK_BITS, std::memory_order_seq_cst);
         if (sleepers_.load(std::memory_order_seq_cst)) {
@@ -100,7 +133,9 @@ private:
     }
 
     [[noreturn]] void help(int worker) {
+        const Processors allowed;
         for (;;) {
+            allowed.leave_to(caller_.load(std::memory_order_acquire));
             while (take_one(worker)) {}
             if (wait_briefly([&] { return has_task(worker); })) continue;
             std::unique_lock<std::mutex> hold(sleep_);
@@ -117,6 +152,7 @@ private:
     std::atomic<Body> body_{nullptr};
     std::atomic<const void*> context_{nullptr};
     std::atomic<int> workers_{0};
+    std::atomic<int> caller_{-1};
     alignas(64) std::atomic<int64_t> done_{0};
     alignas(64) std::atomic<int> sleepers_{0};
     std::mutex sleep_;
