@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import gguf  # type: ignore[import-not-found]
-import llama_cpp  # type: ignore[import-not-found]
+import gguf
+import llama_cpp
 import numpy as np
 
 TENSORS = {

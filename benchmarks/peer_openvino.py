@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino  # type: ignore[import-not-found]
-import openvino_genai  # type: ignore[import-not-found]
+import openvino
+import openvino_genai
 
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 

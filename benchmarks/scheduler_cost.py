@@ -85,6 +85,8 @@ class ConstantModel:
         samples = dict.fromkeys(step.tokens, next(self._samples))
         return lambda: samples
 
+    compilations = 0
+
     def defer(self) -> bool:
         """Nothing is put off."""
         return False

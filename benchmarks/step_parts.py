@@ -146,7 +146,7 @@ def run(model: Path, workload: Path, dtype: DType) -> list[StepTimes]:
     clock = Clock()
     config = EngineConfig(str(model), device="cpu", dtype=dtype, skip_tokenizer_init=True)
     vocabulary = json.loads((model / "config.json").read_text())["vocab_size"]
-    operations = TimedOperations(open_operations(torch.device("cpu")), clock, vocabulary)
+    operations = TimedOperations(open_operations(torch.device("cpu"), config), clock, vocabulary)
     booted = boot_core(config, operations=cast(Operations, operations))
     booted.core.finish_deferred()
     order = itertools.count()

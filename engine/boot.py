@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
     from engine.layers import Decoder
     from engine.weights import TensorSource, Weights
     from kernels.operations import Operations
+
+
+KERNEL_CACHE = Path("~/.cache/pilotlight/kernels").expanduser()
+"""Compiled GPU kernels of the user, where the configuration names no folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +75,7 @@ def boot_core(
     with timeline.span("device"):
         device, dtype, threads = _open_device(config)
     with timeline.span("kernels"):
-        operations = operations or open_operations(device)
+        operations = operations or open_operations(device, config)
     with timeline.span("weights"):
         weights = tensors(dtype, device) if tensors else _open_weights(model.folder, dtype, device, operations)
         packed_bytes = weights.bytes if operations.packs else 0
@@ -120,18 +126,38 @@ def _fast_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
 
 
-def open_operations(device: torch.device) -> Operations:
+def open_operations(device: torch.device, config: EngineConfig) -> Operations:
     """The fastest operations there are for a device."""
+    return _open_gpu_operations(device, config) if device.type == "cuda" else _open_cpu_operations()
+
+
+def _open_cpu_operations() -> Operations:
     from kernels.cpu.library import Unavailable, load
     from kernels.cpu.operations import CpuOperations
     from kernels.operations import ReferenceOperations
 
-    if device.type != "cpu":
-        return ReferenceOperations()
     library = load()
-    if isinstance(library, Unavailable):
-        return ReferenceOperations(library.describe())
-    return CpuOperations(library)
+    return ReferenceOperations(library.describe()) if isinstance(library, Unavailable) else CpuOperations(library)
+
+
+def _open_gpu_operations(device: torch.device, config: EngineConfig) -> Operations:
+    import torch
+
+    from kernels.gpu.driver import DriverMissing
+    from kernels.gpu.index import IndexMissing, IndexStale
+    from kernels.gpu.launch import open_launcher
+    from kernels.gpu.operations import GpuOperations
+    from kernels.operations import ReferenceOperations
+
+    folder = Path(config.kernels) if config.kernels else KERNEL_CACHE
+    ordinal = device.index or 0
+    may_compile = shutil.which("gcc") is not None and find_spec("triton") is not None
+    try:
+        launcher = open_launcher(folder, ordinal, development=may_compile)
+    except (IndexMissing, IndexStale, DriverMissing) as error:
+        return ReferenceOperations(f"plain torch instead of GPU kernels: {error}")
+    processors = torch.cuda.get_device_properties(device).multi_processor_count
+    return GpuOperations(launcher, processors, config.deterministic)
 
 
 def _open_weights(folder: Path, dtype: torch.dtype, device: torch.device, operations: Operations) -> Weights:

@@ -35,6 +35,8 @@ class EngineConfig:
         overlap: whether each step is prepared while the one before it computes; None does so where the device computes
             beside the host. The answers are the same.
         threads: CPU threads for the arithmetic; None takes what affinity and the cgroup allow.
+        kernels: folder of compiled GPU kernels, made by `python -m kernels.precompile`; None is the user's cache. Where
+            it holds none for this device, Triton compiles in service if it can, counted, and else plain torch serves.
         graph_sizes: batch sizes whose decodes are recorded and replayed, rising, a smaller batch being filled up; None
             takes what suits the device, () records nothing.
         deterministic: on a GPU, a request's logits do not depend on what else is in the batch; `docs/engine.md` says
@@ -55,6 +57,7 @@ class EngineConfig:
     skip_tokenizer_init: bool = False
     overlap: bool | None = None
     threads: int | None = None
+    kernels: str | None = None
     graph_sizes: tuple[int, ...] | None = None
     deterministic: bool = False
 

@@ -56,6 +56,10 @@ class StepRunner(Protocol):
     def release(self, request: Request) -> None:
         """Forget a request that ended or was preempted; a request it does not know is no error."""
 
+    @property
+    def compilations(self) -> int:
+        """Kernels compiled since the start; 0 in service."""
+
 
 @dataclass(slots=True, eq=False)
 class _Choice:
@@ -106,6 +110,11 @@ class Core:
     @property
     def has_work(self) -> bool:
         return self.scheduler.has_work or self._under_way is not None
+
+    @property
+    def compilations(self) -> int:
+        """Kernels compiled since the start; 0 in service."""
+        return self._runner.compilations
 
     def defer(self) -> bool:
         """Do a piece of the work put off at boot; False when none is left, or before anybody has a first token."""

@@ -54,6 +54,7 @@ class Statistics:
     preemptions: int
     prefix_queries: int
     prefix_hits: int
+    kernel_compiles: int
 
 
 def new_requests(
@@ -196,6 +197,7 @@ class Engine:
         return Statistics(
             scheduler.running_count, scheduler.waiting_count + self._unread, pool.total, pool.used,
             self._core.steps, scheduler.preemptions, scheduler.prefix_queries, scheduler.prefix_hits,
+            self._core.compilations,
         )
 
     def _check_open(self, request_id: str, choices: int) -> None:

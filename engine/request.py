@@ -247,7 +247,7 @@ class Request:
         """Tokens still to compute before the next one can be sampled; 0 when the awaited token is its last."""
         # Read several times a step for each request; `min` and `length` would take three times as long.
         length, limit = len(self.tokens) + self.awaited, self.max_total - 1
-        return (length if length < limit else limit) - self.computed
+        return (length if length < limit else limit) - self.computed  # noqa: FURB136 - see above
 
     def accept(self, token: int) -> None:
         """Take in the token that was sampled."""

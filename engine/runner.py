@@ -80,6 +80,11 @@ class Runner:
             graph_sizes, recorder or open_recorder(self._device), self._decode, rows.padding, self._device
         )
 
+    @property
+    def compilations(self) -> int:
+        """See `StepRunner.compilations`."""
+        return self._operations.compilations
+
     def release(self, request: Request) -> None:
         """Forget a request that ended or was preempted."""
         self._rows.release(request)

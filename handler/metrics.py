@@ -171,6 +171,12 @@ class EngineCollector(Collector):
         yield self._count("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", now.prefix_queries)
         yield self._count("prefix_cache_hits", "Prompt tokens found in the prefix cache.", now.prefix_hits)
         yield self._count("num_preemptions", "Requests that gave their pages back to others.", now.preemptions)
+        compiles = CounterMetricFamily(
+            "pilotlight_kernel_compiles", "GPU kernels compiled in service; more than 0 means some were not shipped.",
+            labels=LABELS,
+        )
+        compiles.add_metric(self._labels, now.kernel_compiles)
+        yield compiles
         yield self._cache_config()
 
     def _cache_config(self) -> Metric:

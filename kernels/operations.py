@@ -58,6 +58,10 @@ class Operations(Protocol):
         """For people: which implementation this is."""
 
     @property
+    def compilations(self) -> int:
+        """Kernels compiled since the start; 0 in service, where all are compiled ahead."""
+
+    @property
     def packs(self) -> bool:
         """Whether `Linear.pack` makes a copy of the weight, which memory must be left for."""
 
@@ -161,6 +165,7 @@ class ReferenceDecodeAttention:
 class ReferenceOperations:
     """Plain torch, on any device: what every other implementation is held against."""
 
+    compilations = 0
     packs = False
     recordable = False
 

@@ -68,6 +68,8 @@ class StubModel:
         """Take back the request's row."""
         self.rows.pop(request, None)
 
+    compilations = 0
+
     def defer(self) -> bool:
         """Nothing is put off."""
         return False
@@ -146,8 +148,8 @@ def make_engine(
 ) -> Engine:
     """An engine around the stub model."""
     plan = Plan(
-        "cpu", "float32", "stub", overlap, 1, 0, 0, page_size, pages, 1, pages * page_size, max_running, 64, max_waiting,
-        True,
+        "cpu", "float32", "stub", overlap, 1, 0, 0, page_size, pages, 1, pages * page_size, max_running, 64,
+        max_waiting, True,
     )
     core = Core(make_scheduler(pages, page_size, 64, max_running), model, tokenizer, overlap)
     return Engine(core, Model("stub", Path(), tokenizer, None, tokenizer.vocab_size), plan)
