@@ -133,10 +133,10 @@ class GpuAttention:
         arguments = (
             layer.query, layer.key_cache, layer.value_cache, layer.out, partial, lse, tiles.table, self._page_tables,
             self._page_tables.stride(0), *cache_strides(layer.key_cache, layer.value_cache), layer.scale,
-            layer.soft_cap or 0.0, layer.window or 0, least,
+            layer.soft_cap or 0.0, layer.window or 0, least, heads // kv_heads,
         )
         constants = _paged_constants(
-            tiling, heads // kv_heads, head_dim, self._page_size, layer.window is not None,
+            tiling, head_dim, self._page_size, layer.window is not None,
             layer.soft_cap is not None, splits > 0, self._deterministic,
         )
         self._launcher.launch("paged_attention", constants, (count, kv_heads, max(splits, 1)), arguments)
@@ -167,19 +167,18 @@ def variants(shape: ModelShape) -> Iterator[Variant]:
     for windowed in shape.windows:
         for tiling, split in launches:
             constants = _paged_constants(
-                tiling, group, shape.head_dim, shape.page_size, windowed, shape.soft_cap, split, shape.deterministic
+                tiling, shape.head_dim, shape.page_size, windowed, shape.soft_cap, split, shape.deterministic
             )
             yield Variant("paged_attention", constants, {"T": shape.dtype, "P": "i64"})
     yield Variant("merge_splits", _merge_constants(decode.queries, shape.head_dim), {"T": shape.dtype})
 
 
 def _paged_constants(
-    tiling: Tiling, group: int, head_dim: int, page_size: int, windowed: bool, capped: bool, split: bool,
-    ordered: bool,
+    tiling: Tiling, head_dim: int, page_size: int, windowed: bool, capped: bool, split: bool, ordered: bool,
 ) -> dict[str, Constant]:
     return {
-        "HEAD_DIM": head_dim, "COLUMNS": power_of_two(head_dim), "GROUP": group, "QUERIES": tiling.queries,
-        "ROWS": tiling.rows, "KEYS": tiling.keys, "PAGE_SIZE": page_size, "WINDOWED": int(windowed),
+        "HEAD_DIM": head_dim, "COLUMNS": power_of_two(head_dim), "ROWS": tiling.rows, "KEYS": tiling.keys,
+        "PAGE_SIZE": page_size, "WINDOWED": int(windowed),
         "CAPPED": int(capped), "SPLIT": int(split), "ORDERED": int(ordered), "num_warps": tiling.warps,
         "num_stages": tiling.stages,
     }

@@ -107,8 +107,9 @@ def test_a_launch_hands_the_driver_grid_threads_stream_and_every_argument(folder
 def test_a_kernel_is_loaded_once_and_its_arguments_are_new_each_time(folder: Path) -> None:
     driver = RecordingDriver()
     launcher = PrecompiledLauncher(folder, 0, driver)
-    for rows in (1, 2):
-        launcher.launch("rms_norm", NORM, (rows, 1, 1), norm_arguments(rows))
+    kept = [norm_arguments(rows) for rows in (1, 2)]
+    for rows, arguments in enumerate(kept, 1):
+        launcher.launch("rms_norm", NORM, (rows, 1, 1), arguments)
     assert len(driver.loaded) == 1
     assert len({values[0] for *_, values in driver.launched}) == 2
 

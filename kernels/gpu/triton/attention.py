@@ -25,7 +25,7 @@ _PAGED_ATTENTION = (
     ("query", "*T"), ("key_cache", "*T"), ("value_cache", "*T"), ("out", "*T"), ("partial", "*fp32"),
     ("partial_lse", "*fp32"), ("tiles", "*i32"), ("page_tables", "*P"), ("table_stride", "i64"),
     ("page_stride", "i64"), ("slot_stride", "i64"), ("head_stride", "i64"), ("scale", "fp32"), ("soft_cap", "fp32"),
-    ("window", "i32"), ("least_blocks", "i32"),
+    ("window", "i32"), ("least_blocks", "i32"), ("group", "i32"),
 )
 _MERGE_SPLITS = (("partial", "*fp32"), ("partial_lse", "*fp32"), ("out", "*T"), ("tiles", "*i32"), ("splits", "i32"))
 
@@ -111,22 +111,22 @@ def _attend_blocks(
 @triton.jit(do_not_specialize=scalars(_PAGED_ATTENTION))
 def paged_attention(
     query, key_cache, value_cache, out, partial, partial_lse, tiles, page_tables, table_stride,
-    page_stride, slot_stride, head_stride, scale, soft_cap, window, least_blocks,
-    HEAD_DIM: tl.constexpr, COLUMNS: tl.constexpr, GROUP: tl.constexpr, QUERIES: tl.constexpr, ROWS: tl.constexpr,
+    page_stride, slot_stride, head_stride, scale, soft_cap, window, least_blocks, group,
+    HEAD_DIM: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
     KEYS: tl.constexpr, PAGE_SIZE: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr, SPLIT: tl.constexpr,
     ORDERED: tl.constexpr,
 ):
     """One tile, one key head and one split of its keys a program: a grid of (tiles, kv_heads, splits).
 
-    Row r of a tile is query r // `GROUP` and the r % `GROUP`-th of the query heads that share the key head; at most
-    `QUERIES` queries a tile, in `ROWS` rows. Strides of the caches are in heads of `HEAD_DIM` elements, `COLUMNS` is
+    Row r of a tile is query r // `group` and the r % `group`-th of the query heads that share the key head; `ROWS`
+    rows hold `ROWS` // `group` queries. Strides of the caches are in heads of `HEAD_DIM` elements, `COLUMNS` is
     the next power of two. A split has at least `least_blocks` blocks of `KEYS` keys, so those of a short request may be
-    left with none. With `SPLIT` the parts go to `partial` ([tiles, QUERIES, heads, splits, HEAD_DIM]) and
+    left with none. With `SPLIT` the parts go to `partial` ([tiles, heads, splits, HEAD_DIM]: one query a tile) and
     `partial_lse`, else the result goes to `out`. Blocks that all queries see in full are done first and without masks,
     unless `ORDERED` asks for one order and one way for all.
     """
     tile, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    heads = tl.num_programs(1) * GROUP
+    heads = tl.num_programs(1) * group
     request = tl.load(tiles + tile * 4)
     first = tl.load(tiles + tile * 4 + 1)
     start = tl.load(tiles + tile * 4 + 2)
@@ -149,10 +149,10 @@ def paged_attention(
         full_end = tl.maximum(tl.minimum((start + 1) // KEYS, end), full_begin)
 
     rows = tl.arange(0, ROWS)
-    queries = rows // GROUP
-    row_heads = kv_head * GROUP + rows % GROUP
+    queries = rows // group
+    row_heads = kv_head * group + rows % group
     columns = tl.arange(0, COLUMNS)[None, :]
-    known = ((queries < count) & (rows < QUERIES * GROUP))[:, None] & (columns < HEAD_DIM)
+    known = ((queries < count))[:, None] & (columns < HEAD_DIM)
     places = (((first + queries).to(tl.int64) * heads + row_heads) * HEAD_DIM)[:, None] + columns
     vectors = tl.load(query + places, mask=known, other=0.0)
 
@@ -178,9 +178,9 @@ def paged_attention(
     seen = total > 0.0
     gathered = gathered / tl.where(seen, total, 1.0)[:, None]
     if SPLIT:
-        place = ((tile * QUERIES + queries).to(tl.int64) * heads + row_heads) * tl.num_programs(2) + split
+        place = ((tile + queries).to(tl.int64) * heads + row_heads) * tl.num_programs(2) + split
         lse = tl.where(seen, peak + tl.log2(total), float("-inf"))
-        tl.store(partial_lse + place, lse, mask=(queries < count) & (rows < QUERIES * GROUP))
+        tl.store(partial_lse + place, lse, mask=(queries < count))
         tl.store(partial + (place * HEAD_DIM)[:, None] + columns, gathered, mask=known & seen[:, None])
     else:
         tl.store(out + places, gathered, mask=known)
@@ -222,7 +222,7 @@ def merge_splits(
 KERNELS = (
     KernelSpec(
         "paged_attention", paged_attention, _PAGED_ATTENTION,
-        ("HEAD_DIM", "COLUMNS", "GROUP", "QUERIES", "ROWS", "KEYS", "PAGE_SIZE", "WINDOWED", "CAPPED", "SPLIT",
+        ("HEAD_DIM", "COLUMNS", "ROWS", "KEYS", "PAGE_SIZE", "WINDOWED", "CAPPED", "SPLIT",
          "ORDERED"),
     ),
     KernelSpec("merge_splits", merge_splits, _MERGE_SPLITS, ("HEAD_DIM", "COLUMNS", "QUERIES", "CHUNK")),
