@@ -7,7 +7,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 NAMES = {
     "vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc", "vllm:cache_config_info",
-    "vllm:prefix_cache_queries_total", "vllm:prefix_cache_hits_total", "vllm:num_preemptions_total", "pilotlight_kernel_compiles_total",
+    "vllm:prefix_cache_queries_total", "vllm:prefix_cache_hits_total", "vllm:num_preemptions_total",
+    "pilotlight_kernel_compiles_total",
     "vllm:prompt_tokens_total", "vllm:prompt_tokens_cached_total", "vllm:generation_tokens_total",
     "vllm:request_success_total", "vllm:time_to_first_token_seconds_count", "vllm:inter_token_latency_seconds_count",
     "vllm:request_time_per_output_token_seconds_count", "vllm:e2e_request_latency_seconds_count",

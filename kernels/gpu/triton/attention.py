@@ -152,7 +152,7 @@ def paged_attention(
     queries = rows // group
     row_heads = kv_head * group + rows % group
     columns = tl.arange(0, COLUMNS)[None, :]
-    known = ((queries < count))[:, None] & (columns < HEAD_DIM)
+    known = (queries < count)[:, None] & (columns < HEAD_DIM)
     places = (((first + queries).to(tl.int64) * heads + row_heads) * HEAD_DIM)[:, None] + columns
     vectors = tl.load(query + places, mask=known, other=0.0)
 
