@@ -56,11 +56,13 @@ def attend(
     return step.attend(attention, window, soft_cap)
 
 
-def check(launcher: Launcher, step: Paged, window: int | None = None, soft_cap: float | None = None,
-          processors: int = FEW, deterministic: bool = False) -> None:
+def check(
+    launcher: Launcher, step: Paged, window: int | None = None, soft_cap: float | None = None,
+    processors: int = FEW, deterministic: bool = False, tolerance: float | None = None,
+) -> None:
     out = attend(launcher, step, window, soft_cap, processors, deterministic)
 
-    tolerance = 1e-5 if step.query.dtype == torch.float32 else 5e-3
+    tolerance = tolerance or (1e-5 if step.query.dtype == torch.float32 else 5e-3)
     torch.testing.assert_close(out, step.expected(window, soft_cap), atol=tolerance, rtol=tolerance)
 
 
@@ -122,7 +124,8 @@ def test_soft_cap_bounds_scores(launcher: Launcher, device: torch.device, window
 def test_scores_too_large_to_be_exponents(launcher: Launcher, device: torch.device) -> None:
     step = Paged.random(device, [(70, 1), (0, 9)])
 
-    check(launcher, replace(step, query=step.query * 1000))
+    # A score of thousands is rounded in its fourth decimal, and so are the weights' exponents.
+    check(launcher, replace(step, query=step.query * 1000), tolerance=1e-2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
