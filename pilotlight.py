@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.config import Device, DType, EngineConfig
+from engine.config import Device, DType, EngineConfig, Quantization
 from engine.errors import PilotlightError
 
 if TYPE_CHECKING:
@@ -71,6 +71,10 @@ MemoryOption = Annotated[
     int | None,
     typer.Option("--kv-memory", parser=parse_size, metavar="SIZE", help="Memory of the KV cache, like 512MiB or 2GB."),
 ]
+QUANTIZE = typer.Option("--quantize", help="int8 rounds the layers' weights: quicker for few requests at once.")
+DETERMINISTIC = typer.Option("--deterministic", help="On a GPU: the same logits in any batch, at a cost.")
+QuantizeOption = Annotated[Quantization, QUANTIZE]
+DeterministicOption = Annotated[bool, DETERMINISTIC]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else there.")]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens to generate at most.")]
 Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="0 always takes the likeliest token.")]
@@ -85,6 +89,8 @@ def serve(
     dtype: Annotated[DType | None, DTYPE] = None,
     max_model_len: ContextOption = None,
     kv_memory: MemoryOption = None,
+    quantize: Annotated[Quantization | None, QUANTIZE] = None,
+    deterministic: Annotated[bool | None, DETERMINISTIC] = None,
     api_key: Annotated[str | None, typer.Option(help="What clients must present; several with commas.")] = None,
 ) -> None:
     """Serve over HTTP: OpenAI's API and RunPod's. Options not given come from PILOTLIGHT_* variables."""
@@ -92,7 +98,7 @@ def serve(
 
     status = serve_http(
         model=model, host=host, port=port, device=device, dtype=dtype, max_model_len=max_model_len,
-        kv_memory=kv_memory, api_key=api_key,
+        kv_memory=kv_memory, quantize=quantize, deterministic=deterministic, api_key=api_key,
     )
     raise typer.Exit(status)
 
@@ -157,6 +163,8 @@ def offline(
     dtype: DTypeOption = "auto",
     max_model_len: ContextOption = None,
     kv_memory: MemoryOption = None,
+    quantize: QuantizeOption = "none",
+    deterministic: DeterministicOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """All requests of a file at once through the engine; greedy, end of sequence ignored."""
@@ -166,7 +174,10 @@ def offline(
     if tokens_out is not None:
         tokens_out.touch()  # A place that cannot be written is better known before the run than after it.
     with _working(f"loading {model}", as_json):
-        run = Bench(EngineConfig(model, device, dtype, max_model_len, kv_memory), jobs)
+        config = EngineConfig(
+            model, device, dtype, max_model_len, kv_memory, quantize=quantize, deterministic=deterministic
+        )
+        run = Bench(config, jobs)
     _note(run.plan.lines())
     with _progress("tokens", run.output_tokens, as_json) as advance:
         result, answers = run.run(advance)

@@ -118,10 +118,10 @@ class TimedOperations:
 
         return timed
 
-    def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
+    def linear(self, weight: Tensor, bias: Tensor | None, *, exact: bool = False) -> Linear:
         """A projection on the clock; the head apart from the layers'."""
         part = "head" if len(weight) == self._vocabulary else "linears"
-        return TimedLinear(self._inner.linear(weight, bias), self._clock, part)
+        return TimedLinear(self._inner.linear(weight, bias, exact=exact), self._clock, part)
 
     def attention(
         self, starts: Sequence[int], counts: Sequence[int], page_tables: Tensor, page_size: int

@@ -128,16 +128,25 @@ def _fast_dtype(device: torch.device) -> torch.dtype:
 
 def open_operations(device: torch.device, config: EngineConfig) -> Operations:
     """The fastest operations there are for a device."""
-    return _open_gpu_operations(device, config) if device.type == "cuda" else _open_cpu_operations()
+    return _open_gpu_operations(device, config) if device.type == "cuda" else _open_cpu_operations(config)
 
 
-def _open_cpu_operations() -> Operations:
+def _open_cpu_operations(config: EngineConfig) -> Operations:
     from kernels.cpu.library import Unavailable, load
     from kernels.cpu.operations import CpuOperations
     from kernels.operations import ReferenceOperations
 
     library = load()
-    return ReferenceOperations(library.describe()) if isinstance(library, Unavailable) else CpuOperations(library)
+    if isinstance(library, Unavailable):
+        _require_plain(config, library.describe())
+        return ReferenceOperations(library.describe())
+    return CpuOperations(library, config.quantize == "int8")
+
+
+def _require_plain(config: EngineConfig, kernels: str) -> None:
+    """Refuse what plain torch does not do."""
+    if config.quantize != "none":
+        raise InvalidConfig(f"quantize {config.quantize} needs kernels of its own; here is {kernels}")
 
 
 def _open_gpu_operations(device: torch.device, config: EngineConfig) -> Operations:
@@ -155,9 +164,10 @@ def _open_gpu_operations(device: torch.device, config: EngineConfig) -> Operatio
     try:
         launcher = open_launcher(folder, ordinal, development=may_compile)
     except (IndexMissing, IndexStale, DriverMissing) as error:
+        _require_plain(config, f"plain torch: {error}")
         return ReferenceOperations(f"plain torch instead of GPU kernels: {error}")
     processors = torch.cuda.get_device_properties(device).multi_processor_count
-    return GpuOperations(launcher, processors, config.deterministic)
+    return GpuOperations(launcher, processors, config.deterministic, config.quantize == "int8")
 
 
 def _open_weights(folder: Path, dtype: torch.dtype, device: torch.device, operations: Operations) -> Weights:

@@ -10,6 +10,7 @@ from engine.errors import InvalidConfig
 
 Device = Literal["auto", "cpu", "cuda"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+Quantization = Literal["none", "int8"]
 
 
 def _require(holds: bool, message: str) -> None:
@@ -35,6 +36,7 @@ class EngineConfig:
         overlap: whether each step is prepared while the one before it computes; None does so where the device computes
             beside the host. The answers are the same.
         threads: CPU threads for the arithmetic; None takes what affinity and the cgroup allow.
+        quantize: `int8` rounds the layers' weights to a scale an output: fewer bytes to read, quicker for few requests.
         kernels: folder of compiled GPU kernels, made by `python -m kernels.precompile`; None is the user's cache. Where
             it holds none for this device, Triton compiles in service if it can, counted, and else plain torch serves.
         graph_sizes: batch sizes whose decodes are recorded and replayed, rising, a smaller batch being filled up; None
@@ -57,6 +59,7 @@ class EngineConfig:
     skip_tokenizer_init: bool = False
     overlap: bool | None = None
     threads: int | None = None
+    quantize: Quantization = "none"
     kernels: str | None = None
     graph_sizes: tuple[int, ...] | None = None
     deterministic: bool = False
@@ -65,6 +68,7 @@ class EngineConfig:
         _require(bool(self.model), "model must not be empty")
         _require(self.device in get_args(Device), f"device must be one of {', '.join(get_args(Device))}")
         _require(self.dtype in get_args(DType), f"dtype must be one of {', '.join(get_args(DType))}")
+        _require(self.quantize in get_args(Quantization), "quantize must be none or int8")
         _require(self.max_model_len is None or self.max_model_len >= 1, "max_model_len must be 1 or more")
         _require(self.kv_memory is None or self.kv_memory > 0, "kv_memory must be above 0 bytes")
         _require(0 < self.memory_utilization <= 1, "memory_utilization must be above 0 and at most 1")

@@ -153,7 +153,7 @@ class Decoder:
         self._norm = weights.take("model.norm.weight", (shape.hidden_size,))
         tied = shape.tied
         head = self._embedding if tied else weights.take("lm_head.weight", (shape.vocab_size, shape.hidden_size))
-        self._head = operations.linear(head, None)
+        self._head = operations.linear(head, None, exact=True)  # Its errors would be the logits' own.
         frequencies = torch.tensor(shape.rope.inverse_frequencies, dtype=torch.float32)
         cosine, sine = rotary_tables(frequencies, max_positions, shape.rope.scale, self._dtype)
         self._rotary = cosine.to(self._embedding.device), sine.to(self._embedding.device)

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import AliasChoices, BeforeValidator, ByteSize, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from engine.config import Device, DType, EngineConfig
+from engine.config import Device, DType, EngineConfig, Quantization
 from engine.errors import InvalidConfig
 
 UNSUPPORTED_VARIABLES = (
@@ -69,6 +69,9 @@ class Settings(BaseSettings):
     max_waiting: int = Field(1024, ge=1, validation_alias=_variable("MAX_WAITING"))
     prefix_caching: bool = Field(True, validation_alias=_variable("PREFIX_CACHING", "ENABLE_PREFIX_CACHING"))
     threads: int | None = Field(None, ge=1, validation_alias=_variable("THREADS"))
+    quantize: Quantization = Field("none", validation_alias=_variable("QUANTIZE"))
+    kernels: str | None = Field(None, validation_alias=_variable("KERNELS"))
+    deterministic: bool = Field(False, validation_alias=_variable("DETERMINISTIC"))
 
     served_model_name: str | None = Field(
         None,

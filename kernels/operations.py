@@ -71,8 +71,12 @@ class Operations(Protocol):
         Never a coarser one than `dtype` or `stored`, whichever is the coarser: nothing is lost.
         """
 
-    def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
-        """The projection by a weight of [outputs, inputs], of a dtype that `matrix_dtype` gave."""
+    def linear(self, weight: Tensor, bias: Tensor | None, *, exact: bool = False) -> Linear:
+        """The projection by a weight of [outputs, inputs], of a dtype that `matrix_dtype` gave.
+
+        Args:
+            exact: not quantised even where the others are.
+        """
 
     def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         """See `kernels.norm.rms_norm`."""
@@ -175,7 +179,7 @@ class ReferenceOperations:
     def matrix_dtype(self, stored: torch.dtype, dtype: torch.dtype) -> torch.dtype:
         return dtype
 
-    def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
+    def linear(self, weight: Tensor, bias: Tensor | None, *, exact: bool = False) -> Linear:
         return ReferenceLinear(weight, bias)
 
     def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:

@@ -105,13 +105,18 @@ class CpuLinear:
 
 
 class CpuOperations(ReferenceOperations):
-    """See `kernels.operations.Operations`."""
+    """See `kernels.operations.Operations`.
+
+    Args:
+        quantize: keep weights as int8, a scale an output, rounded to nearest, where `linear` may.
+    """
 
     packs = True
 
-    def __init__(self, library: Library) -> None:
-        super().__init__(library.describe())
+    def __init__(self, library: Library, quantize: bool = False) -> None:
+        super().__init__(library.describe() + (", weights in int8" if quantize else ""))
         self._library = library
+        self._quantize = quantize
 
     def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         if not _takes(x, weight):
@@ -173,10 +178,14 @@ class CpuOperations(ReferenceOperations):
         """bfloat16 stays so for float32 too: half the bytes to read, and widening it is exact."""
         return stored if stored is torch.bfloat16 and dtype is torch.float32 else dtype
 
-    def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
+    def linear(self, weight: Tensor, bias: Tensor | None, *, exact: bool = False) -> Linear:
         if not _takes(weight):
             return super().linear(weight, bias)
-        return CpuLinear(self._library, weight, bias)
+        if not self._quantize or exact:
+            return CpuLinear(self._library, weight, bias)
+        quantized = PackedLinear(self._library, weight, bias)
+        quantized.pack(torch.int8)  # At once, not deferred: the first token is to come from the same weights.
+        return quantized
 
     def attention(
         self, starts: Sequence[int], counts: Sequence[int], page_tables: Tensor, page_size: int

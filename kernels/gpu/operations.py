@@ -11,9 +11,11 @@ from kernels.draws import DrawTable
 from kernels.gpu import activation, norm, rotary, sampling
 from kernels.gpu.attention import GpuAttention
 from kernels.gpu.launcher import Launcher
+from kernels.gpu.linear import QuantizedLinear
 from kernels.gpu.tiles import DecodeTiles, StepTiles, Tiles
 from kernels.invariant import InvariantLinear
 from kernels.operations import Linear, Norms, ReferenceLinear
+from kernels.quantize import quantize_int8
 
 
 class GpuOperations:
@@ -22,6 +24,7 @@ class GpuOperations:
     Args:
         launcher: starts the kernels.
         processors: multiprocessors of the device.
+        quantize: keep weights as int8, a scale an output, rounded to nearest, where `linear` may.
         deterministic: attention gives the same bits whatever else is in the batch; see `kernels.gpu.attention`.
     """
 
@@ -29,7 +32,10 @@ class GpuOperations:
     packs = False
     recordable = True
 
-    def __init__(self, launcher: Launcher, processors: int, deterministic: bool = False) -> None:
+    def __init__(
+        self, launcher: Launcher, processors: int, deterministic: bool = False, quantize: bool = False
+    ) -> None:
+        self._quantize = quantize
         self._launcher = launcher
         self._processors = processors
         self._deterministic = deterministic
@@ -43,9 +49,11 @@ class GpuOperations:
         """See `kernels.operations.Operations.matrix_dtype`."""
         return dtype
 
-    def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
+    def linear(self, weight: Tensor, bias: Tensor | None, *, exact: bool = False) -> Linear:
         """See `kernels.operations.Operations.linear`."""
-        linear = ReferenceLinear(weight, bias)
+        linear: Linear = ReferenceLinear(weight, bias)
+        if self._quantize and not exact:
+            linear = QuantizedLinear(self._launcher, quantize_int8(weight), bias, weight.dtype, self._processors)
         return InvariantLinear(linear) if self._deterministic else linear
 
     def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:

@@ -194,7 +194,7 @@ class ByRow:
 class ByRowOperations(ReferenceOperations):
     """The reference, whose results have the same bits whatever fills up the batch."""
 
-    def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
+    def linear(self, weight: Tensor, bias: Tensor | None, *, exact: bool = False) -> Linear:
         return ByRow(weight, bias)
 
 
