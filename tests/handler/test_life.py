@@ -120,8 +120,8 @@ def test_prompts_and_answers_stay_out_of_the_log(server: Server, http: httpx.Cli
 
 @pytest.fixture(scope="module")
 def strict() -> Iterator[httpx.Client]:
-    """A server that takes one request at a time, for three seconds at most, and lets one wait."""
-    limits = {"max_waiting": "1", "max_running": "1", "token_budget": "16", "request_timeout": "3"}
+    """A server that takes one request at a time, and lets one wait."""
+    limits = {"max_waiting": "1", "max_running": "1", "token_budget": "16"}
     with serving(**limits) as server, server.client() as client:
         server.await_ready()
         yield client
@@ -137,8 +137,10 @@ def test_full_queue_is_429(strict: httpx.Client) -> None:
     assert [a.status_code for a in answers if a not in refused] == [200] * (8 - len(refused))
 
 
-def test_time_limit_is_504(strict: httpx.Client) -> None:
-    answer = strict.post(CHAT, json={**LONG, "max_tokens": 2000})
+def test_time_limit_is_504() -> None:
+    with serving(request_timeout="0.1") as server, server.client() as client:
+        server.await_ready()
+        answer = client.post(CHAT, json={**LONG, "max_tokens": 2000})
     assert answer.status_code == 504
     assert answer.json()["error"]["code"] == "timeout"
 
