@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.allocator import keep_freed_memory
 from engine.chat import ChatTemplate
 from engine.config import EngineConfig
 from engine.core import Core
@@ -112,6 +113,8 @@ def _open_device(config: EngineConfig) -> tuple[torch.device, torch.dtype, int]:
     torch.set_num_threads(threads)
     if device.type == "cuda":
         torch.cuda.init()
+    else:
+        keep_freed_memory()
     dtype = _fast_dtype(device) if config.dtype == "auto" else getattr(torch, config.dtype)
     return device, dtype, threads
 
