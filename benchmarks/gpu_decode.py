@@ -123,7 +123,10 @@ def main() -> None:
     steps = [
         measure(engine, batch, arguments.prompt, arguments.steps, rates, device) for batch in arguments.batches
     ]
-    print(json.dumps({"shape": arguments.shape, "ceilings": rates, "decode": steps}))
+    compilations = engine.booted.core.compilations
+    print(json.dumps({
+        "shape": arguments.shape, "ceilings": rates, "decode": steps, "compilations": compilations,
+    }))
 
 
 if __name__ == "__main__":

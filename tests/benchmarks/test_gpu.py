@@ -53,6 +53,7 @@ def test_the_whole_run_ends_at_a_tiny_shape(tmp_path: Path) -> None:
     subprocess.run([*command, "--json", str(tmp_path / "figures.json")], check=True)
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert [step["batch"] for step in figures["decode"]["decode"]] == [1, 2]
+    assert figures["decode"]["compilations"] == 0
     assert figures["serving"]["tiny"].keys() == {"pilotlight", "transformers"}
     assert all(side["output_tokens_per_s"] > 0 for side in figures["serving"]["tiny"].values())
 
