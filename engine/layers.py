@@ -92,14 +92,16 @@ class _Attention:
             query, key = (weights.take(f"{name}.{part}_norm.weight", (shape.head_dim,)) for part in "qk")
             self._norms = query, key
 
-    def __call__(self, x: Tensor, batch: Batch, rotary: RotaryTables, cache: LayerCache) -> Tensor:
+    def __call__(
+        self, x: Tensor, batch: Batch, rotary: RotaryTables, cache: LayerCache, outputs: Tensor | None
+    ) -> Tensor:
         shape, operations = self._shape, self._operations
         heads = self.qkv(x).unflatten(-1, (-1, shape.head_dim))
         query = operations.rotate_and_cache(
             heads, self._norms, shape.epsilon, *rotary, batch.positions, batch.slots, *cache
         )
         attended = batch.attention.attend(query, *cache, shape.head_dim**-0.5, self._window)
-        return self.output(attended.flatten(1))
+        return self.output((attended if outputs is None else attended[outputs]).flatten(1))
 
 
 class _FeedForward:
@@ -129,14 +131,17 @@ class _Layer:
         return [self._attention.qkv, self._attention.output, self._feed_forward.gate_up, self._feed_forward.down]
 
     def __call__(
-        self, x: Tensor | None, residual: Tensor, batch: Batch, rotary: RotaryTables, cache: LayerCache
+        self, x: Tensor | None, residual: Tensor, batch: Batch, rotary: RotaryTables, cache: LayerCache,
+        outputs: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         operations, epsilon = self._operations, self._epsilon
         if x is None:
             x = operations.rms_norm(residual, self._input_norm, epsilon)
         else:
             x, residual = operations.add_rms_norm(x, residual, self._input_norm, epsilon)
-        x = self._attention(x, batch, rotary, cache)
+        x = self._attention(x, batch, rotary, cache, outputs)
+        if outputs is not None:
+            residual = residual[outputs]
         x, residual = operations.add_rms_norm(x, residual, self._inner_norm, epsilon)
         return self._feed_forward(x), residual
 
@@ -158,16 +163,21 @@ class Decoder:
         cosine, sine = rotary_tables(frequencies, max_positions, shape.rope.scale, self._dtype)
         self._rotary = cosine.to(self._embedding.device), sine.to(self._embedding.device)
 
-    def forward(self, batch: Batch, cache: KVCache) -> Tensor:
+    def forward(self, batch: Batch, cache: KVCache, outputs: Tensor | None = None) -> Tensor:
         """Compute the step's tokens, writing their keys and values into the cache.
 
+        Args:
+            outputs: [outputs], int64, one at least: the tokens whose hidden states are wanted, so that the last layer
+                computes no more of the others than what they leave in the cache; None is all.
+
         Returns:
-            [tokens, hidden_size], normalised, ready for `logits`.
+            [tokens or outputs, hidden_size], normalised, ready for `logits`.
         """
         x, residual = None, embedding(batch.token_ids, self._embedding).to(self._dtype)
-        for index, layer in enumerate(self._layers):
+        for index, layer in enumerate(self._layers[:-1]):
             x, residual = layer(x, residual, batch, self._rotary, cache.layer(index))
-        assert x is not None, "a model has at least one layer"
+        last = len(self._layers) - 1
+        x, residual = self._layers[last](x, residual, batch, self._rotary, cache.layer(last), outputs)
         return self._operations.add_rms_norm(x, residual, self._norm, self._epsilon)[0]
 
     def logits(self, hidden: Tensor) -> Tensor:

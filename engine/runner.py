@@ -131,14 +131,18 @@ class Runner:
             row_of_token = rows_on_device[members]
         page_tables = self._rows.page_tables[rows_on_device]
         attention = self._operations.attention(starts, counts, page_tables, self._page_size)
-        hidden = self._forward(row_of_token, positions, attention)
-        prompt_logprobs = [(request, found.to_host()) for request, found in self._prompt_logprobs(step, hidden)]
         sampling = [request for request, count in step.tokens.items() if count == request.remaining]
+        outputs = None
+        if len(sampling) < len(positions):
+            (outputs,) = columns([_ends(step, sampling or list(step.tokens)[-1:])], self._device)
+        every = any(request.params.prompt_logprobs is not None and not request.output_length for request in step.tokens)
+        hidden = self._forward(row_of_token, positions, attention, None if every else outputs)
+        prompt_logprobs = [(request, found.to_host()) for request, found in self._prompt_logprobs(step, hidden)]
         sampled = None
         if sampling:
-            if len(sampling) < len(hidden):
-                (last,) = columns([_ends(step, sampling)], self._device)
-                hidden, row_of_token, positions = hidden[last], row_of_token[last], positions[last]
+            if outputs is not None:
+                hidden = hidden[outputs] if every else hidden
+                row_of_token, positions = row_of_token[outputs], positions[outputs]
             lengths = positions + 1
             sampled = self._sampler.sample(self._model.logits(hidden), sampling, row_of_token, lengths)
             self._rows.append(row_of_token, lengths, sampled.tokens)
@@ -164,23 +168,26 @@ class Runner:
         self._rows.append(rows, lengths, drawn.tokens)
         return drawn
 
-    def _forward(self, rows: Tensor, positions: Tensor, attention: Attention) -> Tensor:
-        """Hidden states, [tokens, hidden_size], of the tokens that the rows have at these positions."""
+    def _forward(
+        self, rows: Tensor, positions: Tensor, attention: Attention, outputs: Tensor | None = None
+    ) -> Tensor:
+        """Hidden states of the tokens that the rows have at these positions; see `Decoder.forward`."""
         pages = self._rows.page_tables[rows, positions // self._page_size]
         slots = pages * self._page_size + positions % self._page_size
         batch = Batch(self._rows.tokens[rows, positions], positions, slots, attention)
-        return self._model.forward(batch, self._cache)
+        return self._model.forward(batch, self._cache, outputs)
 
     def _prompt_logprobs(self, step: Step, hidden: Tensor) -> Iterator[tuple[Request, Logprobs]]:
         """For requests that ask for it: the log probabilities of the prompt tokens that follow this chunk's."""
         first = 0
         for request, count in step.tokens.items():
-            if request.params.prompt_logprobs is not None and not request.output_length:
+            top = request.params.prompt_logprobs
+            if top is not None and not request.output_length:
                 following = request.tokens[request.computed + 1 : request.computed + count + 1]
                 for at in range(0, len(following), _LOGPROB_ROWS):
                     tokens = to_device(following[at : at + _LOGPROB_ROWS], hidden.device)
                     logits = self._model.logits(hidden[first + at : first + at + len(tokens)])
-                    yield request, token_logprobs(logits, tokens, [request.params.prompt_logprobs] * len(tokens))
+                    yield request, token_logprobs(logits, tokens, [top] * len(tokens))
             first += count
 
 
