@@ -31,7 +31,7 @@ inline int64_t decode_scratch(const Step& step) {
 
 template <class Element>
 INLINE void prefetch(const Element* row, int64_t size) {
-    for (int64_t i = 0; i < size; i += 64 / sizeof(Element)) __builtin_prefetch(row + i);
+    for (int64_t i = 0; i < size; i += 64 / sizeof(Element)) __builtin_prefetch(row + i, 0, 2);
 }
 
 // Sums of four vectors: pairs are added lane by lane, which leaves one vector to take apart instead of four.
