@@ -85,10 +85,10 @@ struct Panels {
     static long panel_step(const Weight& weight, long) { return weight.inputs * PANEL; }
 
     // Each panel's block from input `begin` on, or at the end of the inputs its next strip's first, fetched while `tiles`
-    // tiles of rows are multiplied. Few rows wait for memory anyway, and many hide it: for them this only costs (measured).
-    static Ahead next(const Weight& weight, long strip, long begin, long panel, long rows, long tiles) {
+    // tiles of rows are multiplied. Many hide the wait for memory: for them this only costs (measured).
+    static Ahead next(const Weight& weight, long strip, long begin, long panel, long tiles) {
         using Element = typename Storage::Element;
-        if (rows < TILE_ROWS || tiles > 8) return {};
+        if (tiles > 8) return {};
         if (begin == weight.inputs) begin = 0, ++strip;
         const Element* at = (const Element*)weight.data + (strip * STRIP + panel * PANEL) * weight.inputs + begin * PANEL;
         return {(const char*)at, divide_up(Ahead::ROUND * PANEL * (long)sizeof(Element), 64 * tiles)};
@@ -108,7 +108,7 @@ struct Rows {
 
     static long panel_step(const Weight&, long depth) { return depth * PANEL; }
 
-    static Ahead next(const Weight&, long, long, long, long, long) { return {}; }
+    static Ahead next(const Weight&, long, long, long, long) { return {}; }
 };
 
 template <class Element>
@@ -140,7 +140,7 @@ struct Product {
             const long step = Source::panel_step(weight, depth);
             Ahead ahead[PANELS];
             for (int panel = 0; panel < PANELS; ++panel)
-                ahead[panel] = Source::next(weight, strip, begin + depth, panel, count, last_tile - first_tile);
+                ahead[panel] = Source::next(weight, strip, begin + depth, panel, last_tile - first_tile);
             for (long tile = first_tile; tile < last_tile; ++tile) {
                 const long start = tile_start(tile), height = tile_start(tile + 1) - start;
                 multiply_strip<typename Source::Storage>(height, packed + start * weight.inputs + begin * height, panels,
