@@ -181,7 +181,7 @@ def main() -> None:
     Console().print(table(rows))
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        about = describe() | {"model": str(arguments.model or arguments.shape), "threads": arguments.threads}
+        about = describe() | {"model": model.name if arguments.model else arguments.shape, "threads": arguments.threads}
         arguments.json.write_text(json.dumps({**about, "summary": rows, "runs": runs}, indent=1) + "\n")
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from engine.allocator import keep_freed_memory
@@ -20,6 +24,7 @@ from engine.models import read_architecture
 from engine.models.architecture import Architecture
 from engine.pages import PagePool
 from engine.plan import Plan, make_plan
+from engine.prefetch import prefetch
 from engine.scheduler import Scheduler
 from engine.source import find_model
 from engine.text import Tokenizer
@@ -64,21 +69,28 @@ def boot_core(
 ) -> Booted:
     """The synchronous core of an engine; raises as `boot` does.
 
+    What waits for storage, what imports and what computes go on beside each other: the weights are read while torch is
+    imported, and that while the model's other files are.
+
     Args:
         operations: what to compute with; None takes the device's own.
         tensors: where the weights come from; None reads the model's folder.
     """
     timeline = timeline or Timeline()
+    _begin_importing(timeline)
     with timeline.span("model files"):
-        model, shape = _read_model(config)
-    with timeline.span("import torch"):
-        import_torch()
+        folder = find_model(config.model)
+        if tensors is None:
+            prefetch(folder, timeline)
+        model, shape = _read_model(config, folder)
+    import_torch()
     with timeline.span("device"):
         device, dtype, threads = _open_device(config)
     with timeline.span("kernels"):
         operations = operations or open_operations(device, config)
-    with timeline.span("weights"):
-        weights = tensors(dtype, device) if tensors else _open_weights(model.folder, dtype, device, operations)
+    with timeline.span("plan"):
+        opened = tensors or partial(_open_weights, folder, operations, config, timeline)
+        weights = opened(dtype, device)
         packed_bytes = weights.bytes if operations.packs else 0
         free = _free_memory(device) - weights.bytes - packed_bytes
         plan = make_plan(
@@ -86,14 +98,28 @@ def boot_core(
             kernels=operations.name, threads=threads, weight_bytes=weights.bytes, packed_bytes=packed_bytes,
             free_memory=free, recordable=operations.recordable,
         )
+    with timeline.span("model"):
         decoder = _load(weights, shape, plan, operations)
     with timeline.span("cache and rows"):
         core = _assemble(plan, shape, decoder, operations, model.tokenizer, dtype, device)
+    with timeline.span("weights arrive"):
+        weights.finish()
+    timeline.mark("ready")
     return Booted(core, model, plan, timeline)
 
 
-def _read_model(config: EngineConfig) -> tuple[Model, Architecture]:
-    folder = find_model(config.model)
+def _begin_importing(timeline: Timeline) -> None:
+    """Import torch in a thread, beside what comes before it is needed; whoever then imports it waits for that."""
+
+    def importing() -> None:
+        with timeline.span("import torch"), suppress(Exception):  # Raised again where torch is needed.
+            import_torch()
+
+    if "torch" not in sys.modules:
+        Thread(target=importing, name="import torch", daemon=True).start()
+
+
+def _read_model(config: EngineConfig, folder: Path) -> tuple[Model, Architecture]:
     shape = read_architecture(folder)
     if config.skip_tokenizer_init:
         return Model(config.model, folder, Tokenizer.without_text(), None, shape.vocab_size), shape
@@ -173,10 +199,18 @@ def _open_gpu_operations(device: torch.device, config: EngineConfig) -> Operatio
     return GpuOperations(launcher, processors, config.deterministic, config.quantize == "int8")
 
 
-def _open_weights(folder: Path, dtype: torch.dtype, device: torch.device, operations: Operations) -> Weights:
+def _open_weights(
+    folder: Path, operations: Operations, config: EngineConfig, timeline: Timeline, dtype: torch.dtype,
+    device: torch.device,
+) -> Weights:
+    from engine.mapped import Mapped
+    from engine.streamed import Streamed
     from engine.weights import Weights
 
-    return Weights(folder, dtype, device, operations.matrix_dtype)
+    on_cpu = device.type == "cpu"
+    settled = config.quantize != "none"  # Rounding looks at the numbers at once.
+    placement = Mapped(timeline) if on_cpu else Streamed(device, timeline, settled)
+    return Weights(folder, dtype, operations.matrix_dtype, placement)
 
 
 def _load(weights: TensorSource, shape: Architecture, plan: Plan, operations: Operations) -> Decoder:

@@ -16,4 +16,6 @@ def import_torch() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # torch works without numpy and so do we; its warning would be the first thing a user reads.
     warnings.filterwarnings("ignore", message="Failed to initialize NumPy", category=UserWarning)
+    # Weights are views of read-only pages, and nobody writes to them.
+    warnings.filterwarnings("ignore", message="The given buffer is not writable", category=UserWarning)
     importlib.import_module("torch")

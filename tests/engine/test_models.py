@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from engine.errors import InvalidModel, ModelNotFound
 from engine.models import FAMILIES, read_architecture
 from engine.models.architecture import Architecture
 from engine.source import DEMO, find_model
-from engine.weights import Weights
 from kernels.operations import ReferenceOperations
 
 CONFIG: dict[str, Any] = {
@@ -184,157 +179,6 @@ def test_layer_types_that_do_not_fit_are_refused(tmp_path: Path, types: object, 
 def test_every_layer_of_mistral_slides_where_a_window_is_set(tmp_path: Path) -> None:
     assert architecture(tmp_path, architectures=["MistralForCausalLM"], sliding_window=32).windows == (32, 32, 32)
     assert architecture(tmp_path, architectures=["MistralForCausalLM"], sliding_window=None).windows == (None,) * 3
-
-
-# Weights.
-
-
-@pytest.fixture
-def tensors() -> dict[str, Tensor]:
-    draw = torch.Generator().manual_seed(0)
-    return {f"layer.{n}": torch.randn(4 + n, 3, generator=draw) for n in range(4)}
-
-
-def open_weights(folder: Path) -> Weights:
-    return Weights(folder, torch.float32, CPU, OPERATIONS.matrix_dtype)
-
-
-def write_shards(folder: Path, tensors: dict[str, Tensor]) -> None:
-    weight_map = {}
-    for number, (name, tensor) in enumerate(tensors.items()):
-        weight_map[name] = f"model-{number}.safetensors"
-        save_file({name: tensor}, folder / weight_map[name])
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-
-
-def test_shards_hold_what_one_file_holds(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
-    single, sharded = tmp_path / "single", tmp_path / "sharded"
-    single.mkdir()
-    sharded.mkdir()
-    save_file(tensors, single / "model.safetensors")
-    write_shards(sharded, tensors)
-    one, many = open_weights(single), open_weights(sharded)
-    for name, tensor in tensors.items():
-        assert torch.equal(one.take(name, tuple(tensor.shape)), tensor)
-        assert torch.equal(many.take(name, tuple(tensor.shape)), tensor)
-
-
-def test_tensors_are_converted_as_they_are_taken(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
-    save_file(tensors, tmp_path / "model.safetensors")
-    weights = Weights(tmp_path, torch.bfloat16, CPU, OPERATIONS.matrix_dtype)
-    assert torch.equal(weights.take("layer.1", (5, 3)), tensors["layer.1"].bfloat16())
-
-
-def test_fused_tensors_stand_one_after_the_other(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
-    save_file(tensors, tmp_path / "model.safetensors")
-    weights = open_weights(tmp_path)
-    fused = weights.fused(["layer.2", "layer.0"], [(6, 3), (4, 3)])
-    assert torch.equal(fused, torch.cat((tensors["layer.2"], tensors["layer.0"])))
-
-
-def test_a_missing_tensor_is_named(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
-    save_file(tensors, tmp_path / "model.safetensors")
-    weights = open_weights(tmp_path)
-    with pytest.raises(InvalidModel, match="no tensor lm_head; 4 others are there"):
-        weights.take("lm_head", (4, 3))
-
-
-def test_a_tensor_of_another_shape_is_named_with_both_shapes(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
-    save_file(tensors, tmp_path / "model.safetensors")
-    message = r"layer\.0 has the shape \(4, 3\); config\.json asks for \(3, 4\)"
-    weights = open_weights(tmp_path)
-    with pytest.raises(InvalidModel, match=message):
-        weights.take("layer.0", (3, 4))
-
-
-def cut_short(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:-5])
-
-
-def cut_in_the_header(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:30])
-
-
-def empty(file: Path) -> None:
-    file.write_bytes(b"")
-
-
-def garble_the_header(file: Path) -> None:
-    content = bytearray(file.read_bytes())
-    content[8:40] = b"\xff" * 32
-    file.write_bytes(content)
-
-
-def claim_a_huge_header(file: Path) -> None:
-    file.write_bytes(struct.pack("<Q", 1 << 60) + file.read_bytes()[8:])
-
-
-def replace_by_a_pointer(file: Path) -> None:
-    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
-
-
-def replace_by_a_folder(file: Path) -> None:
-    file.unlink()
-    file.mkdir()
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        cut_short, cut_in_the_header, empty, garble_the_header, claim_a_huge_header, replace_by_a_pointer,
-        replace_by_a_folder,
-    ],
-)
-def test_a_damaged_file_is_refused_by_name(
-    tmp_path: Path, tensors: dict[str, Tensor], damage: Callable[[Path], None]
-) -> None:
-    file = tmp_path / "model.safetensors"
-    save_file(tensors, file)
-    damage(file)
-    with pytest.raises(InvalidModel, match=r"model\.safetensors is not a whole safetensors file"):
-        open_weights(tmp_path)
-
-
-def test_a_shard_that_is_not_there_is_named(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
-    write_shards(tmp_path, tensors)
-    (tmp_path / "model-2.safetensors").unlink()
-    with pytest.raises(InvalidModel, match=r"model-2\.safetensors is missing; model\.safetensors\.index\.json names"):
-        open_weights(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 5}}', '{"weight_map": {"a": null}}']
-)
-def test_an_index_that_cannot_be_read_is_named(tmp_path: Path, text: str) -> None:
-    (tmp_path / "model.safetensors.index.json").write_text(text)
-    with pytest.raises(InvalidModel, match=r"model\.safetensors\.index\.json cannot be read"):
-        open_weights(tmp_path)
-
-
-def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
-    torch.save({"a": torch.zeros(1)}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(InvalidModel, match="holds no safetensors file; other weight formats are not read"):
-        open_weights(tmp_path)
-
-
-def test_unused_tensors_are_told_of_but_for_harmless_ones(
-    tmp_path: Path, tensors: dict[str, Tensor], caplog: pytest.LogCaptureFixture
-) -> None:
-    save_file({**tensors, "x.rotary_emb.inv_freq": torch.zeros(1)}, tmp_path / "model.safetensors")
-    weights = open_weights(tmp_path)
-    weights.take("layer.0", (4, 3))
-    weights.warn_of_unused(["rotary_emb.inv_freq"])
-    assert caplog.messages == ["3 tensors of the weights are not used, layer.1 first"]
-
-
-def test_every_tensor_of_the_demo_is_used(caplog: pytest.LogCaptureFixture) -> None:
-    from engine.layers import Decoder
-
-    weights = Weights(DEMO, torch.float32, CPU, OPERATIONS.matrix_dtype)
-    Decoder(read_architecture(DEMO), weights, 64, OPERATIONS)
-    weights.warn_of_unused([])
-    assert not caplog.messages
-    assert weights.bytes > sum(tensor.nbytes for tensor in load_file(DEMO / "model.safetensors").values())
 
 
 # Where a model is.

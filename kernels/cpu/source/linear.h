@@ -48,27 +48,58 @@ INLINE void transpose(Floats (&v)[WIDTH], std::integer_sequence<int, lanes...> a
     }
 }
 
-// Rows of a weight as a strip of float32 panels, [PANELS][depth][PANEL]. Past the last output its last row repeats.
+// How rows of a weight become columns of panels: a lane a row, as float32 ...
 template <class Element>
-void transpose_strip(const Weight& weight, long strip, long begin, long depth, float* to) {
-    const Element* rows[WIDTH];
-    for (long column = 0; column < STRIP; column += WIDTH) {
-        for (long lane = 0; lane < WIDTH; ++lane) {
-            const long output = std::min(strip * STRIP + column + lane, weight.outputs - 1);
-            rows[lane] = (const Element*)weight.data + output * weight.inputs + begin;
+struct Singly {
+    using Storage = Float32Storage;
+    static constexpr long OUTPUTS = WIDTH;
+
+    static Floats read(const Element* const* rows, int lane, long k) { return VARIANT::read(rows[lane] + k); }
+    static void copy(const Element* const* rows, int lane, long k, float* to) { to[lane] = to_float32(rows[lane][k]); }
+};
+
+// ... or a lane for two rows of bfloat16, WIDTH apart, as `Bfloat16Storage` pairs them: half the squares to transpose.
+struct InPairs {
+    using Storage = Bfloat16Storage;
+    static constexpr long OUTPUTS = PANEL;
+
+    static Floats read(const uint16_t* const* rows, int lane, long k) {
+        const Words low = widened(load<Halves>(rows[lane] + k)), high = widened(load<Halves>(rows[lane + WIDTH] + k));
+        return (Floats)(low >> 16 | high);
+    }
+    static void copy(const uint16_t* const* rows, int lane, long k, uint16_t* to) {
+        to[2 * lane] = rows[lane][k];
+        to[2 * lane + 1] = rows[lane + WIDTH][k];
+    }
+};
+
+// Without rounding, and in the fewest bytes.
+template <class Element>
+using AsStored = std::conditional_t<std::is_same_v<Element, uint16_t>, InPairs, Singly<Element>>;
+
+// Inputs [begin, begin + depth) of a strip of rows as panels [depth][PANEL], `panel_step` elements apart. Past the last
+// output its last row repeats.
+template <class Columns, class Element>
+void transpose_strip(const Weight& weight, long strip, long begin, long depth, typename Columns::Storage::Element* to,
+                     long panel_step) {
+    const Element* rows[Columns::OUTPUTS];
+    for (long column = 0; column < STRIP; column += Columns::OUTPUTS) {
+        for (long row = 0; row < Columns::OUTPUTS; ++row) {
+            const long output = std::min(strip * STRIP + column + row, weight.outputs - 1);
+            rows[row] = (const Element*)weight.data + output * weight.inputs + begin;
         }
-        float* panel = to + column / PANEL * depth * PANEL + column % PANEL;
+        auto* panel = to + column / PANEL * panel_step + column % PANEL;
         long k = 0;
         for (; k + WIDTH <= depth; k += WIDTH) {
             Floats square[WIDTH];
 #pragma GCC unroll 16
-            for (int lane = 0; lane < WIDTH; ++lane) square[lane] = read(rows[lane] + k);
+            for (int lane = 0; lane < WIDTH; ++lane) square[lane] = Columns::read(rows, lane, k);
             transpose<1>(square, std::make_integer_sequence<int, WIDTH>());
 #pragma GCC unroll 16
             for (int i = 0; i < WIDTH; ++i) store(panel + (k + i) * PANEL, square[i]);
         }
         for (; k < depth; ++k)
-            for (long lane = 0; lane < WIDTH; ++lane) panel[k * PANEL + lane] = to_float32(rows[lane][k]);
+            for (int lane = 0; lane < WIDTH; ++lane) Columns::copy(rows, lane, k, panel + k * PANEL);
     }
 }
 
@@ -78,7 +109,8 @@ struct Panels {
     using Storage = Format;
     static constexpr long scratch_size = 1;
 
-    static const typename Storage::Element* block(const Weight& weight, long strip, long begin, long, float*) {
+    static const typename Storage::Element* block(const Weight& weight, long strip, long begin, long,
+                                                  typename Storage::Element*) {
         return (const typename Storage::Element*)weight.data + strip * STRIP * weight.inputs + begin * PANEL;
     }
 
@@ -98,11 +130,13 @@ struct Panels {
 // ... rows are brought into that order first.
 template <class Element>
 struct Rows {
-    using Storage = Float32Storage;
+    using Columns = AsStored<Element>;
+    using Storage = typename Columns::Storage;
     static constexpr long scratch_size = STRIP * BLOCK;
 
-    static const float* block(const Weight& weight, long strip, long begin, long depth, float* scratch) {
-        transpose_strip<Element>(weight, strip, begin, depth, scratch);
+    static const typename Storage::Element* block(const Weight& weight, long strip, long begin, long depth,
+                                                  typename Storage::Element* scratch) {
+        transpose_strip<Columns, Element>(weight, strip, begin, depth, scratch, depth * PANEL);
         return scratch;
     }
 
@@ -131,7 +165,7 @@ struct Product {
     // The sums of a strip for the rows of some tiles, [PANELS][rows][PANEL].
     template <class Source>
     void sum(const float* packed, long strip, long first_tile, long last_tile, float* sums) const {
-        alignas(64) float scratch[Source::scratch_size];
+        alignas(64) typename Source::Storage::Element scratch[Source::scratch_size];
         const long first = tile_start(first_tile), count = tile_start(last_tile) - first;
         std::memset(sums, 0, PANELS * count * PANEL * sizeof(float));
         for (long begin = 0; begin < weight.inputs; begin += BLOCK) {
@@ -231,11 +265,11 @@ void measure_scales(const Weight& weight, long strip, float* scales) {
 }
 
 template <class Storage, class Element>
-void pack_strip(const Weight& from, long strip, const float* scales, typename Storage::Element* to) {
+void encode_strip(const Weight& from, long strip, const float* scales, typename Storage::Element* to) {
     alignas(64) float scratch[STRIP * BLOCK];
     for (long begin = 0; begin < from.inputs; begin += BLOCK) {
         const long depth = std::min(BLOCK, from.inputs - begin);
-        transpose_strip<Element>(from, strip, begin, depth, scratch);
+        transpose_strip<Singly<Element>, Element>(from, strip, begin, depth, scratch, depth * PANEL);
         for (long panel = 0; panel < PANELS; ++panel)
             for (long k = 0; k < depth; ++k)
                 Storage::encode(scratch + (panel * depth + k) * PANEL, scales + panel * PANEL,
@@ -249,7 +283,10 @@ void pack_weight(const Weight& from, void* to, float* scales, int threads) {
         float* strip_scales = scales + strip * STRIP;
         if (std::is_same_v<Storage, Int8Storage>) measure_scales<Element>(from, strip, strip_scales);
         auto* panels = (typename Storage::Element*)to + strip * STRIP * from.inputs;
-        pack_strip<Storage, Element>(from, strip, strip_scales, panels);
+        if constexpr (std::is_same_v<Storage, typename AsStored<Element>::Storage>)
+            transpose_strip<AsStored<Element>, Element>(from, strip, 0, from.inputs, panels, from.inputs * PANEL);
+        else
+            encode_strip<Storage, Element>(from, strip, strip_scales, panels);
     });
 }
 
