@@ -13,12 +13,13 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
 from engine.config import Device, DType, EngineConfig, Quantization
 from engine.errors import PilotlightError
+from engine.lanes import Lane
 
 if TYPE_CHECKING:
     from engine.doctor import Check
@@ -56,6 +57,30 @@ def parse_size(text: str) -> int:
     number, letter, suffix = match.groups()
     step = 1024 if suffix == "ib" else 1000
     return int(float(number) * step ** " kmgt".index(letter or " "))
+
+
+def parse_architectures(text: str) -> tuple[int, ...]:
+    """Compute capabilities times ten from a text such as 80,90; 80 is the oldest that the kernels serve.
+
+    Raises:
+        typer.BadParameter: it is none.
+    """
+    parts = text.split(",")
+    if not all(part.isdecimal() and 80 <= int(part) <= 999 for part in parts):
+        raise typer.BadParameter(f"{text}: write numbers like 80 or 80,90, for 8.0 and 9.0", param_hint="--arch")
+    return tuple(sorted({int(part) for part in parts}))
+
+
+def parse_dtypes(text: str) -> tuple[str, ...]:
+    """Names of dtypes from a text such as bfloat16,float16.
+
+    Raises:
+        typer.BadParameter: one is not known.
+    """
+    known, names = set(get_args(DType)) - {"auto"}, set(text.split(","))
+    if names - known:
+        raise typer.BadParameter(f"{text}: write some of {', '.join(sorted(known))}", param_hint="--dtype")
+    return tuple(sorted(names))
 
 
 MODEL = typer.Argument(metavar="[MODEL]", help="demo, a folder, or a hub id (owner/name).")
@@ -213,6 +238,94 @@ def http(
         result = measure(endpoint, plan, concurrency or (1024 if trace else 8), advance)
     _report(asdict(result), as_json)
     if result.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def boot(
+    model: Model = "demo",
+    lane: Annotated[
+        Lane | None, typer.Option(help="What to evict or read in before each run; default: the machine as it is.")
+    ] = None,
+    runs: Annotated[int, typer.Option("-n", "--runs", min=1, help="Boots, each in a process of its own.")] = 1,
+    svg: Annotated[
+        Path | None, typer.Option(dir_okay=False, writable=True, metavar="FILE", help="Gets the waterfall as SVG.")
+    ] = None,
+    compare: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, metavar="FILE", help="An earlier --json output: what is slower now?"),
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="What to complete; default: random tokens.")] = None,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="How many random tokens.")] = 32,
+    device: DeviceOption = "auto",
+    dtype: DTypeOption = "auto",
+    max_model_len: ContextOption = None,
+    kv_memory: MemoryOption = None,
+    quantize: QuantizeOption = "none",
+    as_json: JsonOption = False,
+) -> None:
+    """Boot in a fresh process, from exec to the first token, and show where the time went."""
+    from engine.boot_comparison import read_earlier
+    from engine.boot_runs import Task, measure
+    from engine.boot_views import show
+
+    earlier = read_earlier(compare, model) if compare is not None else None
+    if svg is not None:
+        svg.touch()  # As for tokens: better known before the runs than after them.
+    given = {
+        "prompt": prompt, "prompt-tokens": prompt_tokens, "device": device, "dtype": dtype,
+        "max-model-len": max_model_len, "kv-memory": kv_memory, "quantize": quantize,
+    }
+    options = tuple(f"--{name}={value}" for name, value in given.items() if value is not None)
+    with _progress("boots", runs, as_json) as advance:
+        measurement = measure(Task(model, lane, options), runs, advance)
+    show(measurement, earlier, svg, as_json=as_json)
+
+
+@app.command()
+def bake(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="demo, a folder, or a hub id (owner/name).")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.")],
+    quantize: Annotated[
+        Literal["none", "int8", "int4"], typer.Option(help="Round the layers' weights, and say what that changed.")
+    ] = "none",
+    arch: Annotated[
+        str | None, typer.Option(metavar="80,90", help="Compile GPU kernels for these compute capabilities, times ten.")
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(metavar="bfloat16,float16", help="What the model may compute in with these kernels.")
+    ] = "bfloat16",
+    revision: Annotated[str | None, typer.Option(help="The hub's commit, tag or branch.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a baked folder.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Lay a model out for the quickest start: fused, in order, aligned, with a manifest. HF_TOKEN is for the hub."""
+    from image.bake import BakeOptions
+    from image.bake import bake as bake_model
+    from image.progress import byte_progress, unseen
+
+    architectures = parse_architectures(arch) if arch else ()
+    options = BakeOptions(revision, quantize, architectures, parse_dtypes(dtype), force)
+    report = asdict(bake_model(source, out, options, unseen if as_json else byte_progress))
+    _note(f"warning: {warning}" for warning in report.pop("warnings"))
+    _report(report, as_json)
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="A baked folder.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Check every byte of a baked folder against its manifest."""
+    from image.progress import byte_progress, unseen
+    from image.verify import verify as find_problems
+
+    problems = find_problems(folder, unseen if as_json else byte_progress)
+    if as_json:
+        _write(json.dumps({"ok": not problems, "problems": problems}) + "\n")
+    else:
+        _write("".join(f"{problem}\n" for problem in problems) or f"{folder} is whole\n")
+    if problems:
         raise typer.Exit(1)
 
 

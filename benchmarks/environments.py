@@ -27,18 +27,27 @@ def packages() -> dict[str, list[str]]:
     }
 
 
+def loader_packages() -> dict[str, list[str]]:
+    """What the environment of each peer holds that only loads weights."""
+    return {
+        "runai": ["runai-model-streamer==0.17.0", pinned("safetensors"), pinned("torch")],
+        "fastsafetensors": ["fastsafetensors==0.5.0", pinned("safetensors"), pinned("torch")],
+    }
+
+
 def interpreter(name: str, folder: Path) -> Path:
     """The Python of a peer's environment under `folder`, made first if it is not there or holds other versions.
 
     Raises:
         subprocess.CalledProcessError: pip failed.
     """
-    environment, wanted = folder / name, "\n".join(packages()[name])
+    needed = (packages() | loader_packages())[name]
+    environment, wanted = folder / name, "\n".join(needed)
     python, made = environment / "bin" / "python", environment / "packages.txt"
     if not made.exists() or made.read_text() != wanted:
         shutil.rmtree(environment, ignore_errors=True)
         _say([sys.executable, "-m", "venv", str(environment)])
-        _say([str(python), "-m", "pip", "install", "--quiet", *packages()[name]])
+        _say([str(python), "-m", "pip", "install", "--quiet", *needed])
         # optimum-intel asks for torchvision, whose build need not match torch's; a text model needs none.
         _say([str(python), "-m", "pip", "uninstall", "--quiet", "--yes", "torchvision"])
         made.write_text(wanted)

@@ -21,6 +21,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.bars import Bar
 from benchmarks.gpu_machine import describe, start_times
 
 Figures = dict[str, Any]
@@ -53,18 +54,12 @@ FULL = Scale(
 QUICK = Scale("tiny", ("tiny",), "float32", 4, (4, 12), (1, 2), 8, 4, 8 << 20)
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """One promise: what it is, what was measured, and whether it holds."""
+def run_all(scale: Scale, device: str, parity: bool, pictures: Path | None) -> Figures:
+    """All measurements; one that fails is recorded with the end of what it printed.
 
-    what: str
-    measured: float
-    bar: float
-    holds: bool
-
-
-def run_all(scale: Scale, device: str, parity: bool) -> Figures:
-    """All measurements; one that fails is recorded with the end of what it printed."""
+    Args:
+        pictures: a folder for those that are drawn.
+    """
     started = time.monotonic()
     figures: Figures = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"), "device": device,
@@ -85,6 +80,8 @@ def run_all(scale: Scale, device: str, parity: bool) -> Figures:
         }
         for shape in scale.serving_shapes
     }
+    drawn = ["--pictures", str(pictures)] if pictures else []
+    figures["cold_start"] = _measure("gpu_cold_start", [scale.decode_shape, *shared, *drawn])
     figures["seconds"] = time.monotonic() - started
     figures["bars"] = [asdict(bar) for bar in bars(figures)]
     return figures
@@ -131,11 +128,13 @@ def bars(figures: Figures) -> Iterator[Bar]:
         if all("output_tokens_per_s" in side for side in sides.values()):
             ratio = sides["pilotlight"]["output_tokens_per_s"] / sides["transformers"]["output_tokens_per_s"]
             yield Bar(f"{shape}: output tokens a second, as a multiple of transformers'", ratio, 3, ratio >= 3)
+    yield from (Bar(**bar) for bar in figures.get("cold_start", {}).get("bars", []))
 
 
 def failures(figures: Figures) -> list[str]:
     """What each measurement that failed printed last."""
-    parts = [figures["decode"], *(side for sides in figures["serving"].values() for side in sides.values())]
+    served = (side for sides in figures["serving"].values() for side in sides.values())
+    parts = [figures["decode"], figures["cold_start"], *served]
     return [part["output"] for part in parts if "failed" in part]
 
 
@@ -157,7 +156,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.device == "cpu" and not arguments.quick:
         parser.error("no GPU is at hand; --quick runs a tiny shape on the CPU")
-    figures = run_all(QUICK if arguments.quick else FULL, arguments.device, not arguments.no_parity)
+    pictures = arguments.json.resolve().parent if arguments.json else None
+    figures = run_all(QUICK if arguments.quick else FULL, arguments.device, not arguments.no_parity, pictures)
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
     Console().print(table(figures))

@@ -47,11 +47,12 @@ def _random_tensors(config: dict[str, Any], seed: int) -> dict[str, torch.Tensor
     return {
         name: torch.ones(shape, dtype=torch.bfloat16) if len(shape) == 1
         else (torch.randn(shape, generator=generator) * 0.02).to(torch.bfloat16)
-        for name, shape in _tensor_shapes(config).items()
+        for name, shape in tensor_shapes(config).items()
     }
 
 
-def _tensor_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """A Llama's tensors, by the names the hub gives them."""
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     keys = hidden // config["num_attention_heads"] * config["num_key_value_heads"]
     layer = {
@@ -65,6 +66,8 @@ def _tensor_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     }
     for index in range(config["num_hidden_layers"]):
         shapes |= {f"model.layers.{index}.{name}.weight": shape for name, shape in layer.items()}
+    if not config["tie_word_embeddings"]:
+        shapes["lm_head.weight"] = config["vocab_size"], hidden
     return shapes
 
 

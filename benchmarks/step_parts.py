@@ -15,13 +15,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, cast
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from engine.bench import read_workload
-from engine.boot import boot_core, open_operations
+from engine.boot import boot_core, open_cpu_operations
 from engine.config import DType, EngineConfig
 from engine.core import Core
 from engine.engine import new_requests
@@ -146,7 +145,7 @@ def run(model: Path, workload: Path, dtype: DType) -> list[StepTimes]:
     clock = Clock()
     config = EngineConfig(str(model), device="cpu", dtype=dtype, skip_tokenizer_init=True)
     vocabulary = json.loads((model / "config.json").read_text())["vocab_size"]
-    operations = TimedOperations(open_operations(torch.device("cpu"), config), clock, vocabulary)
+    operations = TimedOperations(open_cpu_operations(config), clock, vocabulary)
     booted = boot_core(config, operations=cast(Operations, operations))
     booted.core.finish_deferred()
     order = itertools.count()

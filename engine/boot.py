@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING
 
 from engine.allocator import keep_freed_memory
@@ -20,22 +17,23 @@ from engine.core import Core
 from engine.engine import Engine, Model
 from engine.errors import InvalidConfig
 from engine.machine import usable_memory, usable_threads
+from engine.manifest import Manifest, check, read_manifest
 from engine.models import read_architecture
 from engine.models.architecture import Architecture
 from engine.pages import PagePool
 from engine.plan import Plan, make_plan
-from engine.prefetch import prefetch
 from engine.scheduler import Scheduler
-from engine.source import find_model
+from engine.source import locate
+from engine.start import Start
 from engine.text import Tokenizer
-from engine.timeline import Timeline
+from engine.timeline import AfterReady, Timeline
 from engine.torch_import import import_torch
 
 if TYPE_CHECKING:
     import torch
 
     from engine.layers import Decoder
-    from engine.weights import TensorSource, Weights
+    from engine.weights import Placement, TensorSource, Weights
     from kernels.operations import Operations
 
 
@@ -53,18 +51,21 @@ class Booted:
     timeline: Timeline
 
 
-def boot(config: EngineConfig, timeline: Timeline | None = None) -> Engine:
+def boot(config: EngineConfig, start: Start | None = None) -> Engine:
     """An engine that is ready to `start`.
+
+    Args:
+        start: what the caller has begun already.
 
     Raises:
         PilotlightError: the model cannot be found, read or fitted, or a setting contradicts it.
     """
-    booted = boot_core(config, timeline)
+    booted = boot_core(config, start)
     return Engine(booted.core, booted.model, booted.plan)
 
 
 def boot_core(
-    config: EngineConfig, timeline: Timeline | None = None, *, operations: Operations | None = None,
+    config: EngineConfig, start: Start | None = None, *, operations: Operations | None = None,
     tensors: Callable[[torch.dtype, torch.device], TensorSource] | None = None,
 ) -> Booted:
     """The synchronous core of an engine; raises as `boot` does.
@@ -73,50 +74,75 @@ def boot_core(
     imported, and that while the model's other files are.
 
     Args:
+        start: what the caller has begun already.
         operations: what to compute with; None takes the device's own.
         tensors: where the weights come from; None reads the model's folder.
     """
-    timeline = timeline or Timeline()
-    _begin_importing(timeline)
-    with timeline.span("model files"):
-        folder = find_model(config.model)
+    start = start or Start()
+    try:
+        return _boot(config, start, operations, tensors)
+    finally:
+        start.end()
+
+
+def _boot(
+    config: EngineConfig, start: Start, operations: Operations | None,
+    tensors: Callable[[torch.dtype, torch.device], TensorSource] | None,
+) -> Booted:
+    timeline = start.timeline
+    with timeline.span("model files") as about:
+        found = locate(config.model, config.revision)
+        about["source"] = found.kind
         if tensors is None:
-            prefetch(folder, timeline)
-        model, shape = _read_model(config, folder)
+            start.read(found.folder)
+        manifest = _checked_manifest(found.folder)
+        model, shape = _read_model(config, found.folder)
     import_torch()
     with timeline.span("device"):
         device, dtype, threads = _open_device(config)
     with timeline.span("kernels"):
-        operations = operations or open_operations(device, config)
+        kernels = _kernel_folder(config, found.folder, manifest)
+        operations = operations or open_operations(device, dtype, shape, config, kernels)
     with timeline.span("plan"):
-        opened = tensors or partial(_open_weights, folder, operations, config, timeline)
+        opened = tensors or partial(_open_weights, found.folder, operations, config, timeline)
         weights = opened(dtype, device)
-        packed_bytes = weights.bytes if operations.packs else 0
-        free = _free_memory(device) - weights.bytes - packed_bytes
-        plan = make_plan(
-            config, shape, device=device.type, dtype=str(dtype).removeprefix("torch."), value_bytes=dtype.itemsize,
-            kernels=operations.name, threads=threads, weight_bytes=weights.bytes, packed_bytes=packed_bytes,
-            free_memory=free, recordable=operations.recordable,
-        )
+        plan = _make_plan(config, shape, device, dtype, threads, weights, operations)
     with timeline.span("model"):
         decoder = _load(weights, shape, plan, operations)
     with timeline.span("cache and rows"):
         core = _assemble(plan, shape, decoder, operations, model.tokenizer, dtype, device)
     with timeline.span("weights arrive"):
         weights.finish()
+    core.after_ready = AfterReady(timeline)
     timeline.mark("ready")
     return Booted(core, model, plan, timeline)
 
 
-def _begin_importing(timeline: Timeline) -> None:
-    """Import torch in a thread, beside what comes before it is needed; whoever then imports it waits for that."""
+def _make_plan(
+    config: EngineConfig, shape: Architecture, device: torch.device, dtype: torch.dtype, threads: int,
+    weights: TensorSource, operations: Operations,
+) -> Plan:
+    packed_bytes = weights.bytes if operations.packs else 0
+    return make_plan(
+        config, shape, device=device.type, dtype=str(dtype).removeprefix("torch."), value_bytes=dtype.itemsize,
+        kernels=operations.name, threads=threads, weight_bytes=weights.bytes, packed_bytes=packed_bytes,
+        free_memory=_free_memory(device) - weights.bytes - packed_bytes, recordable=operations.recordable,
+    )
 
-    def importing() -> None:
-        with timeline.span("import torch"), suppress(Exception):  # Raised again where torch is needed.
-            import_torch()
 
-    if "torch" not in sys.modules:
-        Thread(target=importing, name="import torch", daemon=True).start()
+def _checked_manifest(folder: Path) -> Manifest | None:
+    """A baked folder's manifest, held against the folder as far as that goes without reading weights."""
+    manifest = read_manifest(folder)
+    if manifest is not None:
+        check(folder, manifest)
+    return manifest
+
+
+def _kernel_folder(config: EngineConfig, folder: Path, manifest: Manifest | None) -> Path:
+    """Where compiled GPU kernels are looked for: the one named, the baked model's, or the user's cache."""
+    if config.kernels:
+        return Path(config.kernels)
+    return folder / "kernels" if manifest is not None and manifest.kernels is not None else KERNEL_CACHE
 
 
 def _read_model(config: EngineConfig, folder: Path) -> tuple[Model, Architecture]:
@@ -155,12 +181,21 @@ def _fast_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
 
 
-def open_operations(device: torch.device, config: EngineConfig) -> Operations:
-    """The fastest operations there are for a device."""
-    return _open_gpu_operations(device, config) if device.type == "cuda" else _open_cpu_operations(config)
+def open_operations(
+    device: torch.device, dtype: torch.dtype, shape: Architecture, config: EngineConfig, kernels: Path
+) -> Operations:
+    """The fastest operations there are for a model on a device.
+
+    Args:
+        kernels: folder of compiled GPU kernels.
+    """
+    if device.type == "cpu":
+        return open_cpu_operations(config)
+    return _open_gpu_operations(device, dtype, shape, config, kernels)
 
 
-def _open_cpu_operations(config: EngineConfig) -> Operations:
+def open_cpu_operations(config: EngineConfig) -> Operations:
+    """The C++ kernels, or plain torch where they could not be built."""
     from kernels.cpu.library import Unavailable, load
     from kernels.cpu.operations import CpuOperations
     from kernels.operations import ReferenceOperations
@@ -178,39 +213,52 @@ def _require_plain(config: EngineConfig, kernels: str) -> None:
         raise InvalidConfig(f"quantize {config.quantize} needs kernels of its own; here is {kernels}")
 
 
-def _open_gpu_operations(device: torch.device, config: EngineConfig) -> Operations:
+def _open_gpu_operations(
+    device: torch.device, dtype: torch.dtype, shape: Architecture, config: EngineConfig, kernels: Path
+) -> Operations:
     import torch
 
     from kernels.gpu.driver import DriverMissing
     from kernels.gpu.index import IndexMissing, IndexStale
     from kernels.gpu.launch import open_launcher
     from kernels.gpu.operations import GpuOperations
+    from kernels.gpu.specification import ModelShape
+    from kernels.gpu.variants import DTYPES
     from kernels.operations import ReferenceOperations
 
-    folder = Path(config.kernels) if config.kernels else KERNEL_CACHE
     ordinal = device.index or 0
     may_compile = shutil.which("gcc") is not None and find_spec("triton") is not None
     try:
-        launcher = open_launcher(folder, ordinal, development=may_compile)
+        launcher = open_launcher(kernels, ordinal, development=may_compile)
     except (IndexMissing, IndexStale, DriverMissing) as error:
         _require_plain(config, f"plain torch: {error}")
         return ReferenceOperations(f"plain torch instead of GPU kernels: {error}")
     processors = torch.cuda.get_device_properties(device).multi_processor_count
-    return GpuOperations(launcher, processors, config.deterministic, config.quantize == "int8")
+    fitted = ModelShape(
+        DTYPES[str(dtype).removeprefix("torch.")], shape.heads, shape.kv_heads, shape.head_dim, shape.hidden_size,
+        shape.intermediate_size, config.page_size,
+    )
+    return GpuOperations(launcher, processors, config.deterministic, config.quantize == "int8", fitted)
 
 
 def _open_weights(
     folder: Path, operations: Operations, config: EngineConfig, timeline: Timeline, dtype: torch.dtype,
     device: torch.device,
 ) -> Weights:
-    from engine.mapped import Mapped
-    from engine.streamed import Streamed
     from engine.weights import Weights
 
-    on_cpu = device.type == "cpu"
     settled = config.quantize != "none"  # Rounding looks at the numbers at once.
-    placement = Mapped(timeline) if on_cpu else Streamed(device, timeline, settled)
-    return Weights(folder, dtype, operations.matrix_dtype, placement)
+    return Weights(folder, dtype, operations.matrix_dtype, _open_placement(device, timeline, settled))
+
+
+def _open_placement(device: torch.device, timeline: Timeline, settled: bool) -> Placement:
+    if device.type == "cpu":
+        from engine.mapped import Mapped
+
+        return Mapped(timeline)
+    from engine.streamed import Streamed
+
+    return Streamed(device, timeline, settled)
 
 
 def _load(weights: TensorSource, shape: Architecture, plan: Plan, operations: Operations) -> Decoder:

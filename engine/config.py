@@ -43,6 +43,7 @@ class EngineConfig:
             takes what suits the device, () records nothing.
         deterministic: on a GPU, a request's logits do not depend on what else is in the batch; `docs/engine.md` says
             how far, and what it costs.
+        revision: the hub's commit, tag or branch; None takes the newest.
     """
 
     model: str = "demo"
@@ -63,6 +64,7 @@ class EngineConfig:
     kernels: str | None = None
     graph_sizes: tuple[int, ...] | None = None
     deterministic: bool = False
+    revision: str | None = None
 
     def __post_init__(self) -> None:
         _require(bool(self.model), "model must not be empty")

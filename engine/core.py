@@ -15,6 +15,7 @@ from typing import Protocol
 from engine.request import Event, FinishReason, Request, State, TokenLogprob
 from engine.scheduler import Scheduler, Step
 from engine.text import Detokenizer, Tokenizer
+from engine.timeline import AfterReady
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +81,8 @@ class _Launched:
     @property
     def must_be_known(self) -> bool:
         """Whether the next step cannot be prepared before this one's tokens are known to the host."""
-        params = [request.params for request in self.step.tokens if request.state is not State.ENDED]
-        return any(p.penalised or p.prompt_logprobs is not None for p in params)
+        living = (request for request in self.step.tokens if request.state is not State.ENDED)
+        return any(request.params.prompt_logprobs is not None for request in living)
 
 
 class Core:
@@ -90,6 +91,12 @@ class Core:
     Args:
         overlap: prepare and launch each step while the one before it computes, so that the device never waits for
             the host; else each step's tokens are taken in before the next is scheduled. The answers are the same.
+
+    Attributes:
+        steps: launched so far.
+        may_defer: whether work put off at boot may be done by now: from the first token on, or when a caller says so.
+        deferred_done: whether none of it is left.
+        after_ready: told of the first token and of the deferred work; None where nobody keeps a timeline.
     """
 
     def __init__(
@@ -104,8 +111,10 @@ class Core:
         self._outbox: list[Event] = []
         self._overlap = overlap
         self._under_way: _Launched | None = None
-        self._answered = False
         self.steps = 0
+        self.may_defer = False
+        self.deferred_done = False
+        self.after_ready: AfterReady | None = None
 
     @property
     def has_work(self) -> bool:
@@ -117,8 +126,16 @@ class Core:
         return self._runner.compilations
 
     def defer(self) -> bool:
-        """Do a piece of the work put off at boot; False when none is left, or before anybody has a first token."""
-        return self._answered and self._runner.defer()
+        """Do a piece of the work put off at boot; False when none is left, or none may be done now."""
+        if self.deferred_done or not self.may_defer:
+            return False
+        started = time.monotonic()
+        has_done = self._runner.defer()
+        # While requests run, a runner also stops at what is not worth their wait.
+        self.deferred_done = not has_done and not self.has_work
+        if self.after_ready is not None:
+            self.after_ready.deferred(started, time.monotonic(), self.deferred_done)
+        return has_done
 
     def finish_deferred(self) -> None:
         """Do all the work put off at boot."""
@@ -239,7 +256,9 @@ class Core:
         first = request.first_token is None
         if first:
             request.first_token = time.monotonic()
-            self._answered = True
+            self.may_defer = True
+            if self.after_ready is not None and request.scheduled is not None:
+                self.after_ready.first_token(request.scheduled, request.first_token, request.prompt_length)
         request.accept(token_id)
         may_stop = request.output_length > request.params.min_tokens
         text = self._push_text(choice, token_id, may_stop)

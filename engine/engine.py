@@ -190,6 +190,16 @@ class Engine:
         """End a request, in whatever state; one that has ended or never was is no error."""
         self._inbox.put(request_id)
 
+    @property
+    def deferred_done(self) -> bool:
+        """Whether all work put off at boot is done; from then on a snapshot of the process holds it."""
+        return self._core.deferred_done
+
+    def begin_deferred(self) -> None:
+        """Do the work put off at boot from now on, between steps and while idle, without waiting for a first token."""
+        self._core.may_defer = True
+        self._inbox.put([])  # Wakes the thread.
+
     def statistics(self) -> Statistics:
         """Levels and counts as of now."""
         scheduler = self._core.scheduler

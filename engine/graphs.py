@@ -71,7 +71,8 @@ class CudaRecorder:
 
     def capture(self, function: Callable[[], Drawn]) -> Replay:
         """See `Recorder.capture`; waits for the device."""
-        # Modules cannot be loaded nor cuBLAS's workspace be made during a capture, so it runs once before.
+        # Modules cannot be loaded nor cuBLAS's workspace be made during a capture, so the function runs once before:
+        # the same kernels, for what is launched follows from the batch's size alone.
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             function()

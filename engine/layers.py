@@ -18,6 +18,7 @@ from torch.nn.functional import embedding
 from engine.models.architecture import Architecture
 from engine.weights import TensorSource
 from kernels.operations import Attention, Linear, Norms, Operations
+from kernels.quantize import QuantizedWeight
 from kernels.rotary import rotary_tables
 
 RotaryTables = tuple[Tensor, Tensor]
@@ -73,6 +74,7 @@ def _linear(
     """A projection; several names are fused, their outputs one after the other."""
     weight = weights.fused([f"{name}.weight" for name in names], [(size, inputs) for size in outputs])
     added = weights.fused([f"{name}.bias" for name in names], [(size,) for size in outputs]) if bias else None
+    assert not isinstance(added, QuantizedWeight), "only matrices are quantised"
     return operations.linear(weight, added)
 
 

@@ -116,7 +116,7 @@ class Runner:
             sampled = Sampled(drawn.tokens, drawn.sound, None, [])
         elif self._sampler.adjusts(special):
             lengths = positions + 1
-            sampled = self._sampler.sample(drawn.logits, requests, rows, lengths)
+            sampled = self._sampler.sample(drawn.logits, requests, rows, lengths, self._rows.tokens)
             self._rows.append(rows, lengths, sampled.tokens)
         else:
             sampled = self._sampler.report(drawn, requests)
@@ -144,7 +144,8 @@ class Runner:
                 hidden = hidden[outputs] if every else hidden
                 row_of_token, positions = row_of_token[outputs], positions[outputs]
             lengths = positions + 1
-            sampled = self._sampler.sample(self._model.logits(hidden), sampling, row_of_token, lengths)
+            logits = self._model.logits(hidden)
+            sampled = self._sampler.sample(logits, sampling, row_of_token, lengths, self._rows.tokens)
             self._rows.append(row_of_token, lengths, sampled.tokens)
         return self._results(list(step.tokens), sampling, sampled, prompt_logprobs)
 

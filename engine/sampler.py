@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from engine.request import Request, SamplingParams, TokenLogprob
-from engine.rows import to_device
+from engine.rows import columns, to_device
 from kernels.draws import DrawTable
 from kernels.operations import Operations
-from kernels.sampling import penalise
+from kernels.penalties import Texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +129,16 @@ class Sampler:
         self._draws.positions[rows] = lengths
         return Drawn(logits, *self._operations.draw(logits, rows, self._draws, cutting))
 
-    def sample(self, logits: Tensor, requests: Sequence[Request], rows: Tensor, lengths: Tensor) -> Sampled:
-        """One token a request, all of whose tokens the device has; of a penalised one the host has them too.
+    def sample(
+        self, logits: Tensor, requests: Sequence[Request], rows: Tensor, lengths: Tensor, tokens: Tensor
+    ) -> Sampled:
+        """One token a request, all of whose tokens the device has; never waits for it.
 
         Args:
             logits, rows, lengths: of the requests, in this order; see `draw`.
+            tokens: [rows, positions], int64, of all rows: what was said so far.
         """
-        adjusted = self._adjust(logits, requests)
+        adjusted = self._adjust(logits, requests, rows, lengths, tokens)
         drawn = self.draw(adjusted, rows, lengths, any(_cuts(request.params) for request in requests))
         if adjusted is not logits:
             sound = logits.gather(-1, drawn.tokens[:, None]).squeeze(-1).isfinite()
@@ -159,7 +162,9 @@ class Sampler:
         """Whether any of the requests' logits are changed before the draw."""
         return any(request.params.penalised or _edits(request) for request in requests)
 
-    def _adjust(self, logits: Tensor, requests: Sequence[Request]) -> Tensor:
+    def _adjust(
+        self, logits: Tensor, requests: Sequence[Request], rows: Tensor, lengths: Tensor, tokens: Tensor
+    ) -> Tensor:
         """Penalties, then bias, then no end before `min_tokens`; the logits given stay as they are."""
         penalised = [line for line, request in enumerate(requests) if request.params.penalised]
         edited = [line for line, request in enumerate(requests) if _edits(request)]
@@ -168,7 +173,8 @@ class Sampler:
         logits = logits.clone()
         if penalised:
             index = to_device(penalised, logits.device)
-            logits.index_copy_(0, index, self._penalise(logits[index], [requests[line] for line in penalised]))
+            members = [requests[line] for line in penalised]
+            logits.index_copy_(0, index, self._penalise(logits[index], members, rows[index], lengths[index], tokens))
         if edited:
             self._edit(logits, {line: requests[line] for line in edited})
         return logits
@@ -191,21 +197,17 @@ class Sampler:
         if banned:
             flat.index_fill_(0, to_device(banned, device), float("-inf"))
 
-    def _penalise(self, logits: Tensor, requests: Sequence[Request]) -> Tensor:
-        prompts = self._counts([request.tokens[: request.prompt_length] for request in requests], logits.device)
-        outputs = self._counts([request.output for request in requests], logits.device)
-        strengths = to_device([
-            (request.params.presence_penalty, request.params.frequency_penalty, request.params.repetition_penalty)
-            for request in requests
-        ], logits.device, torch.float32)
-        return penalise(logits, prompts, outputs, *strengths.unbind(1))
-
-    def _counts(self, texts: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-        """How often each token occurs, [texts, vocab]; without `bincount`, which waits for the device."""
-        size = self._vocab_size
-        counts = torch.zeros(len(texts) * size, dtype=torch.int64, device=device)
-        places = to_device([line * size + token for line, text in enumerate(texts) for token in text], device)
-        return counts.index_add_(0, places, torch.ones_like(places)).view(len(texts), size)
+    def _penalise(
+        self, logits: Tensor, requests: Sequence[Request], rows: Tensor, lengths: Tensor, tokens: Tensor
+    ) -> Tensor:
+        device, params = logits.device, [request.params for request in requests]
+        (prompt_lengths,) = columns([[request.prompt_length for request in requests]], device)
+        strengths = columns([
+            [p.presence_penalty for p in params], [p.frequency_penalty for p in params],
+            [p.repetition_penalty for p in params],
+        ], device, torch.float32)
+        longest = max(request.length for request in requests)
+        return self._operations.penalise(logits, Texts(tokens, rows, prompt_lengths, lengths, longest), *strengths)
 
 
 def _cuts(params: SamplingParams) -> bool:

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import InvalidModel
-
-INDEX = "model.safetensors.index.json"
+from engine.source import INDEX, chosen_weights, indexed_weights
 
 BITS = {
     "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8,
@@ -67,7 +66,7 @@ def weight_files(folder: Path) -> list[Path]:
     index = folder / INDEX
     if index.exists():
         return _indexed_files(index)
-    files = sorted(folder.glob("*.safetensors"))
+    files = [folder / name for name in chosen_weights(path.name for path in folder.glob("*.safetensors"))]
     for file in files:
         if not file.is_file():
             raise InvalidModel(f"{file} is not a whole safetensors file: not a file at all")
@@ -78,11 +77,10 @@ def weight_files(folder: Path) -> list[Path]:
 
 def _indexed_files(index: Path) -> list[Path]:
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        files = [index.parent / name for name in names]
+        files = [index.parent / name for name in indexed_weights(index)]
         missing = [file for file in files if not file.is_file()]
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise InvalidModel(f"{index} cannot be read: {type(error).__name__}: {error}") from None
+    except OSError as error:
+        raise InvalidModel(f"{index} cannot be read: {error}") from None
     if missing:
         raise InvalidModel(f"{missing[0]} is missing; {index.name} names it")
     return files

@@ -8,12 +8,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from threading import Event as Flag
 from types import FrameType
+from typing import Any
 
 from engine.engine import Model
 from engine.errors import InvalidRequest, PilotlightError
 from engine.llm import LLM, CompletionOutput
 from engine.request import Event, SamplingParams
-from engine.timeline import Span
 
 Write = Callable[[str], object]
 """Takes a piece of the answer as soon as there is one."""
@@ -33,7 +33,7 @@ class Boot:
 
     ready_s: float
     first_token_s: float | None
-    spans: tuple[Span, ...]
+    spans: list[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def complete(llm: LLM, text: str, params: SamplingParams, *, raw: bool, write: W
     template = None if raw else model.chat_template
     ids = _encode_chat(model, [_message("user", text)]) if template else model.tokenizer.encode(text, True)
     output = _answer(llm, ids, params, on_event)
-    boot = Boot(ready, first_token[0] if first_token else None, tuple(timeline.spans))
+    boot = Boot(ready, first_token[0] if first_token else None, timeline.as_dicts())
     usage = Usage(len(ids), len(output.token_ids))
     return Completion(output.text, output.token_ids, output.finish_reason or "", usage, boot)
 

@@ -90,9 +90,44 @@ class Timeline:
         """When the last span of that name ended; None where there is none yet."""
         return max((span.end_s for span in self.spans if span.name == name), default=None)
 
+    def line(self, most: int = 7) -> str:
+        """The longest spans in the order they began, for a log."""
+        longest = sorted(self.spans, key=lambda span: span.seconds)[-most:]
+        return ", ".join(f"{span.name} {span.seconds:.2f}" for span in sorted(longest, key=lambda span: span.start_s))
+
     def as_dicts(self) -> list[dict[str, Any]]:
         """The spans, by when they began."""
         return [span.as_dict() for span in sorted(self.spans, key=lambda span: (span.start_s, -span.end_s))]
+
+
+class AfterReady:
+    """Adds what comes after a boot: the first prefill and its token, and the work put off until then. Each once.
+
+    Called by whoever steps the engine, with times of the monotonic clock.
+    """
+
+    def __init__(self, timeline: Timeline) -> None:
+        self._timeline = timeline
+        self._has_token = False
+        self._deferred_from: float | None = None
+        self._deferred_s = 0.0
+
+    def first_token(self, scheduled: float, arrived: float, prompt_tokens: int) -> None:
+        """A request has its first token; only the first request counts."""
+        if self._has_token:
+            return
+        self._has_token = True
+        origin = self._timeline.origin
+        self._timeline.add("first prefill", scheduled - origin, arrived - origin, tokens=prompt_tokens)
+        self._timeline.add("first token", arrived - origin, arrived - origin)
+
+    def deferred(self, started: float, ended: float, done: bool) -> None:
+        """A piece of deferred work was done, the last one perhaps; requests may have run between the pieces."""
+        self._deferred_from = started if self._deferred_from is None else self._deferred_from
+        self._deferred_s += ended - started
+        if done:
+            origin = self._timeline.origin
+            self._timeline.add("deferred", self._deferred_from - origin, ended - origin, busy_s=self._deferred_s)
 
 
 def process_age() -> float:

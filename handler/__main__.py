@@ -1,8 +1,26 @@
-"""The container's entry: `python -m handler` is RunPod's queue worker."""
+"""The container's entry: `python -m handler` is an HTTP server or one of RunPod's workers, as `handler.mode` says."""
 
+import os
 import sys
 
-from handler.worker import main
+from handler.mode import HTTP_PORT, TEST_INPUT, choose_mode
+
+
+def main() -> int:
+    """Run what is asked for, and give the exit status."""
+    mode = choose_mode(sys.argv[1:], os.environ, os.path.exists(TEST_INPUT))  # noqa: PTH110 - pathlib takes 5 ms.
+    if mode in ("queue", "runpod's test"):
+        from handler.worker import main as work
+
+        return work()
+    from handler.server import serve
+
+    if mode == "server":
+        return serve()
+    host = os.environ.get("PILOTLIGHT_HOST") or "0.0.0.0"
+    named = os.environ.get("PORT") or os.environ.get("PILOTLIGHT_PORT")
+    return serve(host=host, port=None if named else HTTP_PORT)
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -27,7 +27,7 @@ def make_app(frontend: Frontend) -> FastAPI:
     app.state.frontend = frontend
     app.state.queue = LocalQueue(frontend)
     app.add_middleware(BodyLimit, limit=int(frontend.settings.max_body))
-    app.include_router(health_router())
+    app.include_router(health_router(frontend.settings.health_path))
     app.include_router(openai_router())
     app.include_router(local_router(endpoint=False))
     app.include_router(local_router(endpoint=True), prefix="/v2/{endpoint_id}")

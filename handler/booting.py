@@ -11,11 +11,10 @@ import signal
 import sys
 from concurrent.futures import Future
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import EngineDead, PilotlightError
-from engine.timeline import Timeline
-from engine.torch_import import import_torch
+from engine.start import Start
 
 if TYPE_CHECKING:
     from engine.config import EngineConfig
@@ -64,9 +63,12 @@ def _exit_on_signals() -> None:
 
 
 class Boot:
-    """Boots an engine: torch's import begins at once, the rest when the configuration is known.
+    """Boots an engine: reading weights and importing torch begin at once, the rest when the configuration is known.
 
-    So the caller imports what reads settings and serves beside the import that takes longest.
+    So the caller imports what reads settings and serves beside what takes longest.
+
+    Args:
+        model: what the configuration will name; None where only the environment does.
 
     Attributes:
         timeline: where the seconds went, from the start of the process.
@@ -74,13 +76,16 @@ class Boot:
         failure: resolved with one line when the engine has died of a device error.
     """
 
-    def __init__(self) -> None:
-        self.timeline = Timeline()
+    def __init__(self, model: str | None = None) -> None:
+        self._start = Start(model or os.environ.get("PILOTLIGHT_MODEL") or os.environ.get("MODEL_NAME") or "demo")
+        self.timeline = self._start.timeline
         self.ready_s: float | None = None
         self.failure: Future[str] = Future()
         self._engine: Future[Engine] = Future()
-        self._importing = Thread(target=import_torch, name="import torch", daemon=True)
-        self._importing.start()
+
+    def as_dict(self) -> dict[str, Any]:
+        """How the start went, ready for JSON; seconds since the process started."""
+        return {"ready_s": self.ready_s, "spans": self.timeline.as_dicts()}
 
     def begin(self, config: EngineConfig) -> None:
         """Boot this. Call it once, with pydantic imported: two threads must not import it at the same time."""
@@ -134,7 +139,7 @@ class Boot:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(AttributeError, OSError):  # Closed from the start, or a full disk.
                 stream.flush()
-        if self._importing.is_alive() or not self._engine.done():
+        if self._start.importing or not self._engine.done():
             os._exit(status)
         with contextlib.suppress(PilotlightError):
             self.engine.stop()
@@ -144,10 +149,11 @@ class Boot:
         try:
             from engine.boot import boot
 
-            engine = boot(config, self.timeline)
+            engine = boot(config, self._start)
             engine.start(self.failure.set_result)
         except BaseException as error:
             self._engine.set_exception(error)
         else:
             self.ready_s = self.timeline.now()
             self._engine.set_result(engine)
+            _log.info("ready after %.2f s: %s", self.ready_s, self.timeline.line())

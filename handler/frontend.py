@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from handler.booting import Boot
+from handler.epochs import Epoch, Epochs, Moment
+from handler.renewal import probe_connections, reseed
+from handler.restore import RestoreWatch
 from handler.settings import Settings
 
 if TYPE_CHECKING:
@@ -12,11 +15,20 @@ if TYPE_CHECKING:
 
 
 class Frontend:
-    """Hands out the service; one for the process."""
+    """Hands out the service; one for the process, which it watches for freezes from here on.
+
+    Attributes:
+        epochs: the stretches of the process's life between freezes.
+        watch: notices the freezes.
+    """
 
     def __init__(self, boot: Boot, settings: Settings) -> None:
         self.boot = boot
         self.settings = settings
+        self.epochs = Epochs(Moment.now().earlier(boot.timeline.now()))
+        self.epochs.on_begin(_renew)
+        self.watch = RestoreWatch(self.epochs)
+        self.watch.start()
         self._service: OpenAIService | None = None
 
     @property
@@ -32,7 +44,7 @@ class Frontend:
             # What it imports (chat templates, tokenizers) the boot has imported by now; before, it would be in its way.
             from handler.openai.service import OpenAIService
 
-            self._service = OpenAIService(engine, self.settings)
+            self._service = OpenAIService(engine, self.settings, self.watch)
         return self._service
 
     async def wait(self) -> OpenAIService:
@@ -43,3 +55,8 @@ class Frontend:
         """
         await self.boot.wait()
         return self.service
+
+
+def _renew(epoch: Epoch) -> None:
+    reseed()
+    probe_connections()

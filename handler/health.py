@@ -19,11 +19,12 @@ _PLACES: Final = {
 }
 
 
-def health_router() -> APIRouter:
-    """The routes /, /ping, /health and /metrics."""
+def health_router(ping_path: str = "/ping") -> APIRouter:
+    """The routes /, /ping, /health and /metrics; what a platform takes for /ping answers as that does."""
     router = APIRouter(tags=["health"])
+    for path in dict.fromkeys((ping_path, "/ping")):
+        router.get(path, response_model=None)(ping)
     router.get("/")(index)
-    router.get("/ping", response_model=None)(ping)
     router.get("/health", response_model=None)(health)
     router.get("/metrics", response_model=None)(metrics)
     return router
@@ -43,11 +44,11 @@ async def health(request: Request) -> JSONResponse:
     """The state of the process and its engine; 503 after a device error."""
     frontend = frontend_of(request)
     try:
-        return JSONResponse({"status": "ready", **_start(frontend), **_engine(frontend)})
+        return JSONResponse({"status": "ready", **_start(frontend), **_epoch(frontend), **_engine(frontend)})
     except NotReady:
-        return JSONResponse({"status": "starting", **_start(frontend)})
+        return JSONResponse({"status": "starting", **_start(frontend), **_epoch(frontend)})
     except EngineDead as error:
-        return JSONResponse({"status": "dead", "error": str(error), **_start(frontend)}, 503)
+        return JSONResponse({"status": "dead", "error": str(error), **_start(frontend), **_epoch(frontend)}, 503)
 
 
 async def metrics(request: Request) -> Response:
@@ -70,9 +71,12 @@ def _ping_status(frontend: Frontend) -> int:
 
 def _start(frontend: Frontend) -> dict[str, Any]:
     """How the start went, in seconds from the start of the process."""
-    boot = frontend.boot
-    spans = [asdict(span) for span in boot.timeline.spans]
-    return {"start": {"ready_s": boot.ready_s, "spans": spans}}
+    return {"start": frontend.boot.as_dict()}
+
+
+def _epoch(frontend: Frontend) -> dict[str, Any]:
+    """What the next request will find, and how often the process has been restored from a freeze."""
+    return {"start_kind": frontend.watch.start_kind, "epoch": frontend.epochs.current.number}
 
 
 def _engine(frontend: Frontend) -> dict[str, Any]:
@@ -83,5 +87,6 @@ def _engine(frontend: Frontend) -> dict[str, Any]:
         "device": plan.device,
         "dtype": plan.dtype,
         "max_model_len": plan.max_model_len,
+        "deferred_done": service.engine.deferred_done,
         "engine": asdict(service.engine.statistics()),
     }

@@ -22,7 +22,11 @@ _NOT_SAMPLING: Final = frozenset({
 
 
 class _Input(BaseModel):
+    """What every input may ask for: with `timeline`, how the worker started, after the answer."""
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    timeline: bool = False
 
 
 class OpenAIInput(_Input):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import PilotlightError
 from handler.batching import batched
 from handler.frontend import Frontend
-from handler.job_input import OpenAIInput, TextInput, WarmupInput, parse, parse_input
+from handler.job_input import JobInput, OpenAIInput, TextInput, WarmupInput, parse, parse_input
 from handler.openai.errors import ApiError, from_engine, internal, not_found
 from handler.openai.schema import ChatRequest, CompletionRequest
 
@@ -42,9 +42,13 @@ class Jobs:
     async def run(self, given: object, api_key: str | None = None) -> AsyncGenerator[Any]:
         """See `handle`; `api_key` is whose cached prefixes may be used."""
         try:
-            async with aclosing(self._outputs(given, api_key)) as outputs:
+            asked = parse_input(given)
+            found = self._frontend.watch.start_kind
+            async with aclosing(self._outputs(asked, api_key)) as outputs:
                 async for output in outputs:
                     yield output
+            if asked.timeline:
+                yield {"timeline": {"start_kind": found, **self._frontend.boot.as_dict()}}
         except ApiError as error:
             yield {"error": error.text()}
         except PilotlightError as error:
@@ -53,8 +57,8 @@ class Jobs:
             _log.exception("a job failed")
             yield {"error": internal().text()}
 
-    def _outputs(self, given: object, api_key: str | None) -> AsyncGenerator[Any]:
-        match parse_input(given):
+    def _outputs(self, asked: JobInput, api_key: str | None) -> AsyncGenerator[Any]:
+        match asked:
             case WarmupInput():
                 return self._warm_up()
             case OpenAIInput(openai_route=route, openai_input=body):
@@ -63,8 +67,13 @@ class Jobs:
                 return self._text(text, api_key)
 
     async def _warm_up(self) -> AsyncGenerator[dict[str, Any]]:
-        service = await self._frontend.wait()
-        yield {"warmup": True, "model": service.model_name, "ready_s": self._frontend.boot.ready_s}
+        """Have the worker ready for its first user; a snapshot taken when it next falls idle is to hold everything."""
+        frontend = self._frontend
+        service = await frontend.wait()
+        service.engine.begin_deferred()
+        kind, epoch = frontend.watch.take_start_kind(), frontend.epochs.current.number
+        ready_s = frontend.boot.ready_s
+        yield {"warmup": True, "model": service.model_name, "ready_s": ready_s, "start_kind": kind, "epoch": epoch}
 
     async def _openai(self, route: str, body: dict[str, Any], api_key: str | None) -> AsyncGenerator[Any]:
         """SSE text when the body says `stream`, else one object."""

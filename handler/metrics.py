@@ -12,6 +12,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from engine.request import Event, Finish, FinishReason, SamplingParams
+from handler.epochs import Epochs, StartKind
 
 if TYPE_CHECKING:
     from engine.engine import Engine
@@ -51,7 +52,7 @@ def size_buckets(largest: int) -> list[int]:
 class Metrics:
     """What the front end counts, from the events that pass it; the engine's own levels are read at the scrape."""
 
-    def __init__(self, engine: Engine, model_name: str) -> None:
+    def __init__(self, engine: Engine, model_name: str, epochs: Epochs) -> None:
         self.registry = CollectorRegistry()
         self._labels = (model_name, "0")
         self._prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of requests that have ended.")
@@ -60,6 +61,10 @@ class Metrics:
         self._finished = Counter(
             "vllm:request_success", "Choices that ended, by the reason.", (*LABELS, "finished_reason"),
             registry=self.registry,
+        )
+        self._starts = Counter(
+            "pilotlight_requests", "Requests, by what they found: a worker fresh, restored or warm.",
+            (*LABELS, "start_kind"), registry=self.registry,
         )
         sizes = size_buckets(engine.plan.max_model_len)
         self._prompt_size = self._histogram("request_prompt_tokens", sizes, "Prompt tokens of a choice.")
@@ -74,12 +79,16 @@ class Metrics:
         self._phases = {
             phase: self._histogram(name, REQUEST_BUCKETS, text) for phase, (name, text) in _PHASES.items()
         }
-        self.registry.register(EngineCollector(engine, self._labels))
+        self.registry.register(EngineCollector(engine, self._labels, epochs))
         ProcessCollector(registry=self.registry)
 
     def exposition(self) -> bytes:
         """Everything, in Prometheus' text format."""
         return generate_latest(self.registry)
+
+    def count_start(self, kind: StartKind) -> None:
+        """Count a request by what it found."""
+        self._starts.labels(*self._labels, kind).inc()
 
     def watch(self, params: SamplingParams) -> Watch:
         """Begin to count one prompt's request."""
@@ -156,11 +165,12 @@ class Watch:
 
 
 class EngineCollector(Collector):
-    """The engine's levels and counts as of the scrape."""
+    """The engine's levels and counts as of the scrape, and the process's restores."""
 
-    def __init__(self, engine: Engine, labels: tuple[str, ...]) -> None:
+    def __init__(self, engine: Engine, labels: tuple[str, ...], epochs: Epochs) -> None:
         self._engine = engine
         self._labels = labels
+        self._epochs = epochs
 
     def collect(self) -> Iterator[Metric]:
         """The metrics, read anew."""
@@ -171,12 +181,11 @@ class EngineCollector(Collector):
         yield self._count("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", now.prefix_queries)
         yield self._count("prefix_cache_hits", "Prompt tokens found in the prefix cache.", now.prefix_hits)
         yield self._count("num_preemptions", "Requests that gave their pages back to others.", now.preemptions)
-        compiles = CounterMetricFamily(
-            "pilotlight_kernel_compiles", "GPU kernels compiled in service; more than 0 means some were not shipped.",
-            labels=LABELS,
+        yield self._count(
+            "kernel_compiles", "GPU kernels compiled in service; more than 0 means some were not shipped.",
+            now.kernel_compiles, "pilotlight_",
         )
-        compiles.add_metric(self._labels, now.kernel_compiles)
-        yield compiles
+        yield self._count("restores", "Resumptions after a freeze.", self._epochs.current.number, "pilotlight_")
         yield self._cache_config()
 
     def _cache_config(self) -> Metric:
@@ -195,7 +204,7 @@ class EngineCollector(Collector):
         family.add_metric(self._labels, value)
         return family
 
-    def _count(self, name: str, text: str, value: float) -> Metric:
-        family = CounterMetricFamily(f"vllm:{name}", text, labels=LABELS)
+    def _count(self, name: str, text: str, value: float, prefix: str = "vllm:") -> Metric:
+        family = CounterMetricFamily(prefix + name, text, labels=LABELS)
         family.add_metric(self._labels, value)
         return family

@@ -26,17 +26,17 @@ as often as this in one go."""
 _log = logging.getLogger("pilotlight.server")
 
 
-def serve(**overrides: object) -> int:
+def serve(model: str | None = None, **overrides: object) -> int:
     """Serve until told to stop, and give the exit status: 0 after SIGTERM or SIGINT, 1 after an error.
 
     Args:
         overrides: fields of `Settings` that win over the environment, where they are not None.
     """
     take_over_process()
-    boot = Boot()
+    boot = Boot(model)
     error = None
     try:
-        settings = _begin(boot, overrides)
+        settings = _begin(boot, {"model": model, **overrides})
         error = asyncio.run(_serve(boot, settings, _listen(settings)))
     except InvalidConfig as invalid:
         error = str(invalid)
@@ -55,24 +55,31 @@ def _begin(boot: Boot, overrides: dict[str, object]) -> Settings:
     return settings
 
 
-def _listen(settings: Settings) -> socket.socket:
-    """A listening socket: from here on the system takes connections, which wait until the server answers them."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+def _listen(settings: Settings) -> list[socket.socket]:
+    """Listening sockets: from here on the system takes connections, which wait until the server answers them."""
+    listeners = [_listener(settings.host, settings.port)]
+    if settings.health_port not in (None, settings.port):
+        listeners.append(_listener(settings.host, settings.health_port))
+    if not settings.api_keys and not ipaddress.ip_address(listeners[0].getsockname()[0]).is_loopback:
+        _log.warning("listening on %s without an API key: anyone who can reach it may use it", settings.host)
+    return listeners
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
+        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
-        raise InvalidConfig(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}") from error
-    host, port = listener.getsockname()[:2]
-    _log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
-    if not settings.api_keys and not ipaddress.ip_address(host).is_loopback:
-        _log.warning("listening on %s without an API key: anyone who can reach it may use it", host)
+        raise InvalidConfig(f"cannot listen on {host} port {port}: {error.strerror}") from error
+    bound, number = listener.getsockname()[:2]
+    _log.info("listening on http://%s:%d", f"[{bound}]" if ":" in bound else bound, number)
     return listener
 
 
-async def _serve(boot: Boot, settings: Settings, listener: socket.socket) -> str | None:
+async def _serve(boot: Boot, settings: Settings, listeners: list[socket.socket]) -> str | None:
     """Serve to the end; what failed, if that was the end."""
     server = _make_server(boot, settings)
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    serving = asyncio.create_task(server.serve(sockets=listeners))
     failing = asyncio.create_task(_failure(boot))
     await asyncio.wait((serving, failing), return_when=asyncio.FIRST_COMPLETED)
     if serving.done():

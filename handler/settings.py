@@ -13,8 +13,8 @@ from engine.config import Device, DType, EngineConfig, Quantization
 from engine.errors import InvalidConfig
 
 UNSUPPORTED_VARIABLES = (
-    "CUSTOM_CHAT_TEMPLATE", "ENABLE_LORA", "HF_OVERRIDES", "LORA_MODULES", "MODEL_REVISION",
-    "OVERRIDE_GENERATION_CONFIG", "PIPELINE_PARALLEL_SIZE", "QUANTIZATION", "REASONING_PARSER", "SPECULATIVE_CONFIG",
+    "CUSTOM_CHAT_TEMPLATE", "ENABLE_LORA", "HF_OVERRIDES", "LORA_MODULES", "OVERRIDE_GENERATION_CONFIG",
+    "PIPELINE_PARALLEL_SIZE", "QUANTIZATION", "REASONING_PARSER", "SPECULATIVE_CONFIG",
     "TENSOR_PARALLEL_SIZE", "TOKENIZER", "TOKENIZER_NAME", "VLLM_EXTRA_ARGS",
 )
 """Variables of RunPod's vLLM worker that would change the answers there and do nothing here."""
@@ -40,6 +40,8 @@ class Settings(BaseSettings):
     """Every setting of the server and the worker.
 
     Attributes:
+        health_port: where else to listen, for a platform that asks after the health at a port of its own.
+        health_path: another name of `/ping`.
         api_key: who may call; several are separated by commas.
         max_concurrency: RunPod jobs in progress at once.
         max_choices: the most choices one request may ask for, all its prompts together.
@@ -52,6 +54,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, populate_by_name=True, extra="ignore", env_ignore_empty=True)
 
     model: str = Field("demo", validation_alias=_variable("MODEL", "MODEL_NAME"))
+    revision: str | None = Field(None, validation_alias=_variable("REVISION", "MODEL_REVISION"))
     device: Device = Field("auto", validation_alias=_variable("DEVICE"))
     dtype: Annotated[DType, BeforeValidator(_own_dtype)] = Field("auto", validation_alias=_variable("DTYPE", "DTYPE"))
     max_model_len: int | None = Field(None, ge=1, validation_alias=_variable("MAX_MODEL_LEN", "MAX_MODEL_LEN"))
@@ -78,7 +81,9 @@ class Settings(BaseSettings):
         validation_alias=_variable("SERVED_MODEL_NAME", "OPENAI_SERVED_MODEL_NAME_OVERRIDE", "SERVED_MODEL_NAME"),
     )
     host: str = Field("127.0.0.1", validation_alias=_variable("HOST"))
-    port: int = Field(8000, ge=0, le=65535, validation_alias=_variable("PORT"))
+    port: int = Field(8000, ge=0, le=65535, validation_alias=_variable("PORT", "PORT"))
+    health_port: int | None = Field(None, ge=1, le=65535, validation_alias=_variable("HEALTH_PORT", "PORT_HEALTH"))
+    health_path: str = Field("/ping", pattern="^/", validation_alias=_variable("HEALTH_PATH", "HEALTH_CHECK_PATH"))
     api_key: SecretStr | None = Field(None, validation_alias=_variable("API_KEY"))
     max_concurrency: int = Field(30, ge=1, validation_alias=_variable("MAX_CONCURRENCY", "MAX_CONCURRENCY"))
     max_choices: int = Field(128, ge=1, validation_alias=_variable("MAX_CHOICES"))

@@ -14,6 +14,8 @@ from kernels.cache import write_cache
 from kernels.draws import DrawTable, draw
 from kernels.linear import linear
 from kernels.norm import add_rms_norm, rms_norm
+from kernels.penalties import Texts, penalise_texts
+from kernels.quantize import Matrix
 from kernels.rotary import rotate
 
 Norms = tuple[Tensor, Tensor]
@@ -68,10 +70,11 @@ class Operations(Protocol):
     def matrix_dtype(self, stored: torch.dtype, dtype: torch.dtype) -> torch.dtype:
         """The dtype to keep a matrix in that is `stored` on disk, when the model computes in `dtype`.
 
-        Never a coarser one than `dtype` or `stored`, whichever is the coarser: nothing is lost.
+        Never a coarser one than `dtype` or `stored`, whichever is the coarser: nothing is lost. Of a quantised matrix
+        `stored` is the dtype of its values; where another is given, it is widened to that.
         """
 
-    def linear(self, weight: Tensor, bias: Tensor | None, *, exact: bool = False) -> Linear:
+    def linear(self, weight: Matrix, bias: Tensor | None, *, exact: bool = False) -> Linear:
         """The projection by a weight of [outputs, inputs], of a dtype that `matrix_dtype` gave.
 
         Args:
@@ -128,6 +131,11 @@ class Operations(Protocol):
             longest: no request has more tokens, this one included.
         """
 
+    def penalise(
+        self, logits: Tensor, texts: Texts, presence: Tensor, frequency: Tensor, repetition: Tensor
+    ) -> Tensor:
+        """See `kernels.penalties.penalise_texts`."""
+
     def draw(self, logits: Tensor, rows: Tensor, table: DrawTable, cutting: bool) -> tuple[Tensor, Tensor]:
         """See `kernels.draws.draw`."""
 
@@ -179,7 +187,8 @@ class ReferenceOperations:
     def matrix_dtype(self, stored: torch.dtype, dtype: torch.dtype) -> torch.dtype:
         return dtype
 
-    def linear(self, weight: Tensor, bias: Tensor | None, *, exact: bool = False) -> Linear:
+    def linear(self, weight: Matrix, bias: Tensor | None, *, exact: bool = False) -> Linear:
+        assert isinstance(weight, Tensor), "`matrix_dtype` has quantised matrices widened"
         return ReferenceLinear(weight, bias)
 
     def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
@@ -210,6 +219,11 @@ class ReferenceOperations:
 
     def decode_attention(self, tiles: Tensor, page_tables: Tensor, page_size: int, longest: int) -> Attention:
         return ReferenceDecodeAttention(tiles, page_tables, page_size)
+
+    def penalise(
+        self, logits: Tensor, texts: Texts, presence: Tensor, frequency: Tensor, repetition: Tensor
+    ) -> Tensor:
+        return penalise_texts(logits, texts, presence, frequency, repetition)
 
     def draw(self, logits: Tensor, rows: Tensor, table: DrawTable, cutting: bool) -> tuple[Tensor, Tensor]:
         return draw(logits, rows, table, cutting)

@@ -55,6 +55,10 @@ class QuantizedWeight:
         return self.values.nbytes + self.scales.nbytes
 
 
+Matrix = Tensor | QuantizedWeight
+"""A projection's weight, as stored."""
+
+
 def quantize_int8(weight: Tensor) -> QuantizedWeight:
     """A matrix [outputs, inputs] with a scale per output; the error of an element is at most half its scale."""
     weight = weight.float()

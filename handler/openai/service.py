@@ -21,6 +21,7 @@ from handler.openai.responses import ModelCard, ModelList
 from handler.openai.sampling import ModelDefaults, chat_params, check_fits, completion_params
 from handler.openai.schema import ChatRequest, CompletionRequest, GenerationRequest
 from handler.openai.writers import ChatWriter, CompletionWriter
+from handler.restore import RestoreWatch
 from handler.settings import Settings
 
 if TYPE_CHECKING:
@@ -36,11 +37,12 @@ class OpenAIService:
     it returns is to be closed by the caller.
     """
 
-    def __init__(self, engine: Engine, settings: Settings) -> None:
+    def __init__(self, engine: Engine, settings: Settings, watch: RestoreWatch) -> None:
         self.engine = engine
         self.model_name = settings.served_model_name or engine.model.name
-        self.metrics = Metrics(engine, self.model_name)
+        self.metrics = Metrics(engine, self.model_name, watch.epochs)
         self._settings = settings
+        self._watch = watch
         self._defaults = ModelDefaults.from_folder(engine.model.folder)
         self._created = int(time.time())
 
@@ -82,6 +84,7 @@ class OpenAIService:
     ) -> Generation:
         for prompt in prompts:
             check_fits(len(prompt), asked, self.engine.plan.max_model_len)
+        self.metrics.count_start(self._watch.take_start_kind())
         return Generation(
             self.engine, self.metrics, prompts, params, priority=request.priority or 0,
             salt=cache_salt(api_key, request.cache_salt), timeout=self._settings.request_timeout,

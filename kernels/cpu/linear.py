@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.nn.functional import linear, pad
 
 from kernels.cpu.library import Library
+from kernels.quantize import Matrix, QuantizedWeight
 
 _STRIP = 32
 """Outputs of a packed weight are padded to a multiple of this."""
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1}
-_ROWS = {torch.float32: 0, torch.bfloat16: 1}
+_ROWS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 5}
 _PANELS = {torch.float32: 2, torch.bfloat16: 3, torch.int8: 4}
 
 _POINTER, _INT32, _INT64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
@@ -42,26 +43,30 @@ class PackedLinear:
 
     Args:
         library: the kernels. A packed weight is only right for the variant that was in use when it was packed.
-        weight: [outputs, inputs], float32 or bfloat16, contiguous; may be a view of read-only memory.
+        weight: [outputs, inputs], float32, bfloat16 or rounded to int8, contiguous; may be a view of read-only memory.
         bias: [outputs], any floating dtype, or None.
 
     Raises:
         UnsupportedOperand: the weight is of another kind.
     """
 
-    def __init__(self, library: Library, weight: Tensor, bias: Tensor | None = None) -> None:
-        if weight.ndim != 2 or not weight.is_contiguous() or weight.dtype not in _ROWS:
-            raise UnsupportedOperand("a weight is [outputs, inputs], contiguous, float32 or bfloat16")
+    def __init__(self, library: Library, weight: Matrix, bias: Tensor | None = None) -> None:
+        values, scales = (weight.values, weight.scales) if isinstance(weight, QuantizedWeight) else (weight, None)
+        if values.ndim != 2 or not values.is_contiguous() or values.dtype not in _ROWS:
+            raise UnsupportedOperand("a weight is [outputs, inputs], contiguous, float32, bfloat16 or int8")
         self._linear = library.handle["pilotlight_linear"]
         self._linear.argtypes = [_POINTER, _INT32, _INT32, _INT64, _POINTER, _INT64, _POINTER, _POINTER]
         self._pack = library.handle["pilotlight_pack_linear"]
         self._pack.argtypes = [_POINTER, _INT32, _INT32, _POINTER, _POINTER]
-        self._outputs, self._inputs = weight.shape
-        self._data = weight
-        self._scales: Tensor | None = None
-        self._bias = None if bias is None else pad(bias.float(), (0, -self._outputs % _STRIP))
+        self._outputs, self._inputs = values.shape
+        self._data = values
+        self._scales = None if scales is None else self._padded(scales)
+        self._bias = None if bias is None else self._padded(bias.float())
         self._packed_bytes = 0
-        self._weight = self._described(_ROWS[weight.dtype])
+        self._weight = self._described(_ROWS[values.dtype])
+
+    def _padded(self, vector: Tensor) -> Tensor:
+        return pad(vector, (0, -self._outputs % _STRIP))
 
     def _described(self, layout: int) -> Weight:
         return Weight(
@@ -103,7 +108,7 @@ class PackedLinear:
         if self._packed_bytes:
             return
         storage = storage or self._data.dtype
-        if storage not in _PANELS:
+        if storage not in _PANELS or (self._data.dtype is torch.int8 and storage is not torch.int8):
             raise UnsupportedOperand(f"weights are packed as float32, bfloat16 or int8, not {storage}")
         padded = self._outputs + -self._outputs % _STRIP
         panels = torch.empty(padded, self._inputs, dtype=storage)
@@ -111,7 +116,9 @@ class PackedLinear:
         self._pack(
             ctypes.byref(self._weight), torch.get_num_threads(), _PANELS[storage], panels.data_ptr(), _pointer(scales)
         )
-        self._data, self._scales = panels, scales
+        if self._scales is None:
+            self._scales = scales
+        self._data = panels
         self._packed_bytes = panels.nbytes + (0 if scales is None else scales.nbytes)
         self._weight = self._described(_PANELS[storage])
 
@@ -153,10 +160,10 @@ class OneDnnLinear:
 
 
 def fastest_linear(
-    library: Library, weight: Tensor, bias: Tensor | None, activations: torch.dtype
+    library: Library, weight: Matrix, bias: Tensor | None, activations: torch.dtype
 ) -> PackedLinear | OneDnnLinear:
     """The faster projection of inputs of dtype `activations`: oneDNN's where bfloat16 is native and all there is."""
-    if weight.dtype is activations is torch.bfloat16 and multiplies_bfloat16():
+    if isinstance(weight, Tensor) and weight.dtype is activations is torch.bfloat16 and multiplies_bfloat16():
         return OneDnnLinear(weight, bias)
     return PackedLinear(library, weight, bias)
 

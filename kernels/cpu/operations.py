@@ -13,6 +13,7 @@ from torch import Tensor
 from kernels.cpu.library import Library, Rotation, Step
 from kernels.cpu.linear import OneDnnLinear, PackedLinear, fastest_linear
 from kernels.operations import Attention, Linear, Norms, ReferenceOperations
+from kernels.quantize import Matrix, QuantizedWeight
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 
@@ -175,10 +176,17 @@ class CpuOperations(ReferenceOperations):
         return query
 
     def matrix_dtype(self, stored: torch.dtype, dtype: torch.dtype) -> torch.dtype:
-        """bfloat16 stays so for float32 too: half the bytes to read, and widening it is exact."""
-        return stored if stored is torch.bfloat16 and dtype is torch.float32 else dtype
+        """bfloat16 stays so for float32 too: half the bytes to read, and widening it is exact.
 
-    def linear(self, weight: Tensor, bias: Tensor | None, *, exact: bool = False) -> Linear:
+        int4 becomes bfloat16, whose own error is far below that of four bits.
+        """
+        if stored is torch.uint8 and dtype in _DTYPES:
+            return torch.bfloat16
+        return stored if stored in (torch.bfloat16, torch.int8) and dtype in _DTYPES else dtype
+
+    def linear(self, weight: Matrix, bias: Tensor | None, *, exact: bool = False) -> Linear:
+        if isinstance(weight, QuantizedWeight):
+            return PackedLinear(self._library, weight, bias)
         if not _takes(weight):
             return super().linear(weight, bias)
         if not self._quantize or exact:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from kernels.gpu import layout
 from kernels.gpu.launcher import Launcher
 from kernels.gpu.layout import ceil_div, groups
 from kernels.gpu.specification import Constant, ModelShape, Variant
@@ -31,6 +32,11 @@ def gated(launcher: Launcher, gate_up: Tensor, activation: str) -> Tensor:
 def silu_multiply(launcher: Launcher, gate_up: Tensor) -> Tensor:
     """See `kernels.activation.silu_multiply`."""
     return gated(launcher, gate_up, "silu")
+
+
+def misfit(shape: ModelShape) -> str | None:
+    """What of a model's shape no kernel is written for; None where all is well."""
+    return layout.misfit("gates", shape.intermediate_size)
 
 
 def variants(shape: ModelShape) -> Iterator[Variant]:

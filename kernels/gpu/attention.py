@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kernels.gpu import layout
 from kernels.gpu.launcher import Launcher
 from kernels.gpu.layout import cache_strides, ceil_div, power_of_two
 from kernels.gpu.specification import Constant, ModelShape, Variant
@@ -33,6 +34,9 @@ _PROGRAMS_PER_PROCESSOR = 2
 """Programs to aim for: as many as keep the memory busy."""
 
 _MERGED_AT_ONCE = 16
+
+_LONGEST_HEAD = 256
+"""Elements of a head whose keys and values, read ahead, fit the shared memory of the small cards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +161,17 @@ class _Layer:
     soft_cap: float | None
 
 
+def misfit(shape: ModelShape) -> str | None:
+    """What of a model's shape no kernel is written for; None where all is well."""
+    if shape.head_dim > _LONGEST_HEAD:
+        return f"heads of {shape.head_dim}, more than {_LONGEST_HEAD}"
+    return layout.misfit("heads", shape.head_dim)
+
+
 def variants(shape: ModelShape) -> Iterator[Variant]:
-    """What a model asks for, whatever the lengths and the batch."""
+    """What a model asks for, whatever the lengths and the batch; nothing where it does not fit."""
+    if misfit(shape) is not None:
+        return
     group, wide = shape.heads // shape.kv_heads, shape.dtype == "fp32"
     decode, chunk = (tiling(group, shape.head_dim, wide) for tiling in (decode_tiling, chunk_tiling))
     launches = [(chunk, False), (decode, True)] if shape.deterministic else [

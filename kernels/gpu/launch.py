@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from kernels.gpu.driver import CudaDriver
 from kernels.gpu.index import Binary, Index, IndexMissing, IndexStale, Key
 from kernels.gpu.parameters import ArgumentUnfit, Parameters
-from kernels.gpu.specification import POINTER_ALIGNMENT, Constant, Variant
+from kernels.gpu.specification import POINTER_ALIGNMENT, Constant
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,22 +104,6 @@ class PrecompiledLauncher:
     def compilations(self) -> int:
         """Kernel variants compiled since this launcher was made: none, but in development."""
         return self._development.compilations if self._development else 0
-
-    def preload(self, variants: Iterable[Variant]) -> None:
-        """Load variants now: nothing may be loaded while a graph is captured.
-
-        Raises:
-            KernelMissing: one is not there, and this is not development.
-            IndexBroken, DriverFailed: one cannot be loaded.
-        """
-        keys = {_identity(binary): key for key, binary in self._binaries.items()}
-        for variant in variants:
-            key = keys.get(_identity(variant))
-            if key is not None:
-                self._load(key)
-            elif self._development is None:
-                unresolved = (variant.kernel, frozenset(variant.constants.items()), tuple(variant.types.values()))
-                raise KernelMissing(unresolved, self._driver.capability, self._folder)
 
     def launch(
         self, kernel: str, constants: Mapping[str, Constant], grid: tuple[int, int, int],
@@ -219,10 +203,6 @@ def _split(kernel: str, arguments: Sequence[Tensor | int | float]) -> tuple[tupl
 @cache
 def _pointer_type(dtype: object) -> str:
     return f"*{_TYPES.get(str(dtype), str(dtype))}"
-
-
-def _identity(variant: Variant | Binary) -> tuple[object, ...]:
-    return variant.kernel, frozenset(variant.constants.items()), frozenset(variant.types.items())
 
 
 def _current_stream(device: int) -> int:

@@ -20,14 +20,20 @@ def ceil_div(size: int, part: int) -> int:
     return -(-size // part)
 
 
+def misfit(what: str, size: int) -> str | None:
+    """Why rows of so many elements are not taken, in words; None where they are."""
+    return f"{what} of {size}, no multiple of {GROUP}" if size % GROUP else None
+
+
 def groups(size: int) -> int:
     """A row's length in groups.
 
     Raises:
         UnsupportedShape: it is not a whole number of them.
     """
-    if size % GROUP:
-        raise UnsupportedShape(f"rows of {size} elements: the GPU kernels take multiples of {GROUP}")
+    reason = misfit("rows", size)
+    if reason is not None:
+        raise UnsupportedShape(reason)
     return size // GROUP
 
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from kernels.gpu import layout
 from kernels.gpu.launcher import Launcher
 from kernels.gpu.layout import GROUP, ceil_div, groups, power_of_two
 from kernels.gpu.specification import Constant, ModelShape, Variant
@@ -48,8 +49,7 @@ class QuantizedLinear:
     How the inputs are split depends on the weight's shape alone, so that a token's result does not on its company.
 
     Args:
-        bias: [outputs], or None.
-        dtype: of the inputs and results.
+        bias: [outputs], of the inputs' dtype, or None.
         processors: multiprocessors of the device.
 
     Raises:
@@ -57,12 +57,11 @@ class QuantizedLinear:
     """
 
     def __init__(
-        self, launcher: Launcher, weight: QuantizedWeight, bias: Tensor | None, dtype: torch.dtype, processors: int
+        self, launcher: Launcher, weight: QuantizedWeight, bias: Tensor | None, processors: int
     ) -> None:
         self._launcher = launcher
         self._weight = weight
-        zeros = torch.zeros(weight.outputs, dtype=dtype, device=weight.values.device)
-        self._bias = zeros if bias is None else bias
+        self._bias = bias
         # In int8 a unit of the split is a turn of the loop, in int4 a group of inputs.
         self._unit = _INPUTS if weight.bits == 8 else weight.group_size
         self._units = ceil_div(weight.inputs, self._unit)
@@ -83,23 +82,35 @@ class QuantizedLinear:
         self._multiply(x, sums, splits)
         self._launcher.launch(
             "add_splits", _add_constants(), (ceil_div(out.shape[1], _ADD_BLOCK), len(x), 1),
-            (sums, self._bias, out, *out.shape, splits),
+            (sums, self._bias_like(x), out, *out.shape, splits),
         )
         return out
 
     def pack(self) -> None:
         """Nothing: the weight is as the kernels want it."""
 
+    def _bias_like(self, x: Tensor) -> Tensor:
+        """The bias; zeros, made once, where there is none, since the kernels always add one."""
+        if self._bias is None:
+            self._bias = x.new_zeros(self._weight.outputs)
+        return self._bias
+
     def _multiply(self, x: Tensor, out: Tensor, splits: int) -> None:
         weight = self._weight
         length = GROUP if weight.bits == 8 else weight.group_size
         arguments = (
-            x.contiguous(), weight.values, weight.scales, self._bias, out, len(x), weight.outputs,
+            x.contiguous(), weight.values, weight.scales, self._bias_like(x), out, len(x), weight.outputs,
             weight.inputs // length, self._split_units * self._unit // length,
         )
         constants = _constants(weight.bits, len(x), weight.group_size, splits > 1)
         grid = (ceil_div(weight.outputs, _OUTPUTS), splits, min(len(x), 1))
         self._launcher.launch(f"int{weight.bits}_linear", constants, grid, arguments)
+
+
+def misfit(shape: ModelShape) -> str | None:
+    """What of a model's shape no kernel is written for; None where all is well."""
+    rows = (shape.hidden_size, shape.intermediate_size, shape.heads * shape.head_dim)
+    return next(filter(None, (layout.misfit("inputs", size) for size in rows)), None)
 
 
 def variants(shape: ModelShape) -> Iterator[Variant]:

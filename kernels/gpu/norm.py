@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from kernels.gpu import layout
 from kernels.gpu.launcher import Launcher
 from kernels.gpu.layout import groups, power_of_two
 from kernels.gpu.specification import Constant, ModelShape, UnsupportedShape, Variant
@@ -36,6 +37,11 @@ def add_rms_norm(
     arguments = (x, residual, weight, groups(size), epsilon)
     launcher.launch("add_rms_norm", _constants(size), (x.numel() // size, 1, 1), arguments)
     return x, residual
+
+
+def misfit(shape: ModelShape) -> str | None:
+    """What of a model's shape no kernel is written for; None where all is well."""
+    return layout.misfit("hidden states", shape.hidden_size)
 
 
 def variants(shape: ModelShape) -> Iterator[Variant]:

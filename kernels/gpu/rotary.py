@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from kernels.gpu import layout
 from kernels.gpu.launcher import Launcher
 from kernels.gpu.layout import cache_strides, ceil_div, power_of_two
 from kernels.gpu.specification import Constant, ModelShape, Variant
@@ -39,8 +40,15 @@ def rotate_and_cache(
     return query
 
 
+def misfit(shape: ModelShape) -> str | None:
+    """What of a model's shape no kernel is written for; None where all is well."""
+    return layout.misfit("heads", shape.head_dim)
+
+
 def variants(shape: ModelShape) -> Iterator[Variant]:
-    """What a model asks for."""
+    """What a model asks for; nothing where it does not fit."""
+    if misfit(shape) is not None:
+        return
     yield Variant(
         "rotate_and_cache", _constants(shape.head_dim, shape.page_size, shape.head_norm), {"T": shape.dtype}
     )

@@ -16,7 +16,6 @@ from torch import Tensor
 from kernels.draws import DrawTable
 from kernels.gpu.launcher import Launcher
 from kernels.gpu.layout import ceil_div
-from kernels.gpu.penalties import AdjustmentTable, adjust
 from kernels.gpu.specification import Constant, ModelShape, UnsupportedShape, Variant
 
 _LEVELS = 16
@@ -58,19 +57,17 @@ _TILES = DrawTiles()
 
 
 def sample(
-    launcher: Launcher, logits: Tensor, rows: Tensor, table: DrawTable, adjustments: AdjustmentTable | None,
-    cutting: bool, tiles: DrawTiles = _TILES,
+    launcher: Launcher, logits: Tensor, rows: Tensor, table: DrawTable, cutting: bool, tiles: DrawTiles = _TILES
 ) -> tuple[Tensor, Tensor]:
     """Draw a token a line.
 
     Args:
         logits: [lines, vocabulary], floating; each line contiguous, lines any distance apart.
         rows: [lines], int64: each line's row of the tables. Lines that pad a batch name a row kept for them.
-        adjustments: None where no row is penalised, biased or banned from ending.
         cutting: whether any of the rows may have a top_k, top_p or min_p; with False none may.
 
     Returns:
-        Tokens [lines], int64, and [lines], bool: whether the model's logit of the token is a finite number. NaN
+        Tokens [lines], int64, and [lines], bool: whether the logit of the token is a finite number. NaN
         anywhere in a line makes that False.
 
     Raises:
@@ -84,10 +81,7 @@ def sample(
     for first in range(0, lines, _LINES_AT_ONCE):
         part = slice(first, first + _LINES_AT_ONCE)
         draw = _Draw(launcher, tiles, table, rows[part], logits[part], tokens[part], sound[part])
-        adjusted = draw.logits
-        if adjustments is not None:
-            adjusted = adjust(launcher, adjusted, draw.rows, table.positions, adjustments)
-        (draw.likely if cutting else draw.any)(adjusted)
+        (draw.likely if cutting else draw.any)()
     return tokens, sound.view(torch.bool)
 
 
@@ -103,24 +97,24 @@ class _Draw:
     tokens: Tensor
     sound: Tensor
 
-    def any(self, adjusted: Tensor) -> None:
+    def any(self) -> None:
         """From all tokens."""
-        bests = self._scan(adjusted)
+        bests = self._scan()
         self._launch(
             "choose_token", 0, self.logits, self.logits.stride(0), *bests, bests[0].shape[1], self.tokens, self.sound
         )
 
-    def likely(self, adjusted: Tensor) -> None:
+    def likely(self) -> None:
         """From all tokens, or the likely ones of rows that ask for it."""
-        table, (lines, vocabulary) = self.table, adjusted.shape
-        bests = self._scan(adjusted)
+        table, (lines, vocabulary) = self.table, self.logits.shape
+        bests = self._scan()
         blocks = bests[0].shape[1]
         counts = self._new(lines, blocks, _LEVELS, dtype=torch.int32)
         levels = counts, torch.empty_like(counts, dtype=torch.float32)
         values = self._new(lines, vocabulary, dtype=torch.float32)
         candidates = values, torch.empty_like(values, dtype=torch.int32)
         source: tuple[Tensor | int, ...] = (
-            adjusted, adjusted.stride(0), vocabulary, self.rows, *table.cuts(), *bests, *levels,
+            self.logits, self.logits.stride(0), vocabulary, self.rows, *table.cuts(), *bests, *levels,
         )
         self._launch("measure_levels", blocks, *source)
         self._launch("collect_likely", blocks, *source, *candidates)
@@ -129,13 +123,13 @@ class _Draw:
             vocabulary, self.rows, *table.cuts(), *table.keys(), *levels, *candidates,
         )
 
-    def _scan(self, adjusted: Tensor) -> tuple[Tensor, Tensor]:
-        lines, vocabulary = adjusted.shape
+    def _scan(self) -> tuple[Tensor, Tensor]:
+        lines, vocabulary = self.logits.shape
         blocks = ceil_div(vocabulary, self.tiles.block)
         scores = self._new(lines, blocks, dtype=torch.float32)
         winners = torch.empty_like(scores, dtype=torch.int32)
         self._launch(
-            "scan_logits", blocks, adjusted, adjusted.stride(0), vocabulary, self.rows, *self.table.cuts(),
+            "scan_logits", blocks, self.logits, self.logits.stride(0), vocabulary, self.rows, *self.table.cuts(),
             *self.table.keys(), scores, winners,
         )
         return scores, winners

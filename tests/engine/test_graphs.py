@@ -6,8 +6,10 @@ What a CPU cannot do is record. `Frozen` stands for it: like a graph it writes i
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,12 +21,15 @@ from engine import rows as rows_module
 from engine.boot import Booted, boot_core
 from engine.config import EngineConfig
 from engine.core import Samples
-from engine.graphs import DecodeGraphs, Recorder, Replay, Rerun
+from engine.graphs import CudaRecorder, DecodeGraphs, Recorder, Replay, Rerun
 from engine.request import FinishReason
 from engine.sampler import Drawn
 from engine.scheduler import Step
 from image.demo_tasks import counting
+from kernels.gpu.operations import GpuOperations
+from kernels.gpu.specification import Constant
 from kernels.operations import Linear, ReferenceOperations
+from kernels.quantize import Matrix
 from tests.engine.busy import WISHES, ask, busy_day
 
 CPU = torch.device("cpu")
@@ -194,7 +199,8 @@ class ByRow:
 class ByRowOperations(ReferenceOperations):
     """The reference, whose results have the same bits whatever fills up the batch."""
 
-    def linear(self, weight: Tensor, bias: Tensor | None, *, exact: bool = False) -> Linear:
+    def linear(self, weight: Matrix, bias: Tensor | None, *, exact: bool = False) -> Linear:
+        assert isinstance(weight, Tensor)
         return ByRow(weight, bias)
 
 
@@ -319,6 +325,7 @@ def test_nothing_is_recorded_before_somebody_has_a_first_token_nor_all_at_once_w
     booted = make_core((1, 2, 4), Rerun())
     runner = booted.core._runner
     runner._graphs._recorded.clear()  # type: ignore[attr-defined]
+    booted.core.may_defer = booted.core.deferred_done = False
     ask(booted, 3, 20, "alone")
     done = []
     while booted.core.has_work:
@@ -330,3 +337,61 @@ def test_nothing_is_recorded_before_somebody_has_a_first_token_nor_all_at_once_w
     while booted.core.defer():
         pass
     assert runner._graphs.recorded == (1, 2, 4)  # type: ignore[attr-defined]
+
+
+# What a device can record.
+
+
+@dataclass
+class Kernels:
+    """Launches nothing, and notes which kernels would have to be there: before a capture, and in it."""
+
+    compilations = 0
+    capturing: bool = False
+    loaded: set[tuple[Any, ...]] = field(default_factory=set)
+    captured: set[tuple[Any, ...]] = field(default_factory=set)
+
+    def launch(
+        self, kernel: str, constants: Mapping[str, Constant], grid: tuple[int, int, int],
+        arguments: Sequence[Tensor | int | float],
+    ) -> None:
+        types = [argument.dtype if isinstance(argument, Tensor) else None for argument in arguments]
+        (self.captured if self.capturing else self.loaded).add((kernel, *sorted(constants.items()), *types))
+
+    @contextmanager
+    def capture(self, *_: object, **__: object) -> Iterator[None]:
+        self.capturing = True
+        yield
+        self.capturing = False
+
+
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch) -> Kernels:
+    """A device that is not there: its streams do nothing, and its graphs capture what is launched."""
+    kernels = Kernels()
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    stand_ins = {
+        "Stream": lambda device: stream, "current_stream": lambda: stream, "stream": nullcontext,
+        "graph_pool_handle": lambda: None, "CUDAGraph": SimpleNamespace, "graph": kernels.capture,
+        "mem_get_info": lambda device: (0, 0),
+    }
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    return kernels
+
+
+@pytest.mark.parametrize("size", [1, 3, 100], ids="batch of {}".format)
+@pytest.mark.parametrize("options", [{}, {"deterministic": True}, {"quantize": True}], ids=str)
+def test_whatever_a_capture_launches_was_launched_before_it(
+    kernels: Kernels, size: int, options: dict[str, Any]
+) -> None:
+    """A module that is loaded while a graph is captured is an error on a device."""
+    config = EngineConfig(
+        "demo", device="cpu", dtype="float16", kv_memory=4 << 20, graph_sizes=(size,), max_running=100
+    )
+    booted = boot_core(config, operations=GpuOperations(kernels, 132, **options))
+    booted.core._runner._graphs._recorder = CudaRecorder(CPU)  # type: ignore[attr-defined]
+    booted.core.finish_deferred()
+    assert booted.core._runner._graphs.recorded == (size,)  # type: ignore[attr-defined]
+    assert {kernel for kernel, *_ in kernels.captured} >= {"paged_attention", "rotate_and_cache", "choose_likely"}
+    assert kernels.captured <= kernels.loaded

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from engine.errors import InvalidModel, ModelNotFound
+from engine.errors import InvalidModel
 from engine.models import FAMILIES, read_architecture
 from engine.models.architecture import Architecture
-from engine.source import DEMO, find_model
+from engine.source import DEMO
 from kernels.operations import ReferenceOperations
 
 CONFIG: dict[str, Any] = {
@@ -179,49 +179,3 @@ def test_layer_types_that_do_not_fit_are_refused(tmp_path: Path, types: object, 
 def test_every_layer_of_mistral_slides_where_a_window_is_set(tmp_path: Path) -> None:
     assert architecture(tmp_path, architectures=["MistralForCausalLM"], sliding_window=32).windows == (32, 32, 32)
     assert architecture(tmp_path, architectures=["MistralForCausalLM"], sliding_window=None).windows == (None,) * 3
-
-
-# Where a model is.
-
-
-def test_demo_and_folders_are_found_where_they_are(tmp_path: Path) -> None:
-    assert find_model("demo") == DEMO
-    assert find_model(str(tmp_path)) == tmp_path
-
-
-@pytest.mark.parametrize("name", ["no-such-model", "a/b/c", "./nowhere", "/nowhere/at/all", "owner/"])
-def test_what_is_neither_folder_nor_hub_id_is_said_to_be_so(name: str) -> None:
-    with pytest.raises(ModelNotFound, match="neither a folder nor a hub id"):
-        find_model(name)
-
-
-def test_a_file_is_no_folder() -> None:
-    with pytest.raises(ModelNotFound, match="is a file; name the folder that holds it"):
-        find_model(str(DEMO / "config.json"))
-
-
-def make_snapshot(cache: Path, model: str, revision: str, config: bool = True) -> Path:
-    snapshot = cache / model / "snapshots" / revision
-    snapshot.mkdir(parents=True)
-    if config:
-        (snapshot / "config.json").write_text("{}")
-    return snapshot
-
-
-def test_the_host_cache_is_looked_up_whatever_the_case(tmp_path: Path) -> None:
-    snapshot = make_snapshot(tmp_path, "models--owner--name-7b", "abc")
-    assert find_model("Owner/Name-7B", tmp_path) == snapshot
-
-
-def test_the_host_caches_main_revision_comes_first(tmp_path: Path) -> None:
-    wanted = make_snapshot(tmp_path, "models--owner--name", "first")
-    make_snapshot(tmp_path, "models--owner--name", "second")
-    (tmp_path / "models--owner--name" / "refs").mkdir()
-    (tmp_path / "models--owner--name" / "refs" / "main").write_text("first\n")
-    assert find_model("owner/name", tmp_path) == wanted
-
-
-def test_an_unfinished_snapshot_is_passed_over(tmp_path: Path) -> None:
-    wanted = make_snapshot(tmp_path, "models--owner--name", "whole")
-    make_snapshot(tmp_path, "models--owner--name", "unfinished", config=False)
-    assert find_model("owner/name", tmp_path) == wanted

@@ -35,7 +35,7 @@ class Sampling:
     def sample(self, logits: Tensor, requests: Sequence[Request]) -> Sampled:
         rows = torch.tensor(self._rows.update(requests))
         lengths = torch.tensor([request.length for request in requests])
-        sampled = self._sampler.sample(logits, requests, rows, lengths)
+        sampled = self._sampler.sample(logits, requests, rows, lengths, self._rows.tokens)
         for request in requests:
             self._rows.release(request)
         return sampled

@@ -91,6 +91,7 @@ def test_fused_tensors_stand_one_after_the_other(
     weights = open_weights(tmp_path, placement)
     fused = weights.fused(["layer.2", "layer.0"], [(6, 3), (4, 3)])
     weights.finish()
+    assert isinstance(fused, Tensor)
     assert torch.equal(fused, torch.cat((tensors["layer.2"], tensors["layer.0"])))
 
 

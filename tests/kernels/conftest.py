@@ -27,6 +27,12 @@ def launcher(device: torch.device) -> Launcher:
     return TritonLauncher()
 
 
+@pytest.fixture(params=[torch.float32, torch.float16], ids=str)
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    """What kernels are tested in: the interpreter's matrix product is wrong in bfloat16."""
+    return request.param
+
+
 @pytest.fixture
 def uninitialised_is_nan() -> Iterator[None]:
     """What a kernel should have written and did not is not a number: torch fills `empty` tensors in this mode."""

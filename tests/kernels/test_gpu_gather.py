@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
-pytest.importorskip("triton")
-
-from kernels.gpu.compiler import compile_variant
-from kernels.gpu.gather import gather_rows, token_logprobs, variants
+from kernels.gpu.gather import gather_rows, token_logprobs
 from kernels.gpu.launcher import Launcher
-from kernels.gpu.specification import ModelShape, UnsupportedShape, Variant
+from kernels.gpu.specification import UnsupportedShape
+
+pytestmark = pytest.mark.usefixtures("uninitialised_is_nan")
 
 VOCABULARIES = [7, 2048, 5003]
 """Less than a program's block, one, and some."""
-
-
-@pytest.fixture(params=[torch.float32, torch.float16], ids=str)
-def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    return request.param
-
-
-@pytest.fixture(autouse=True)
-def _poisoned_memory() -> Iterator[None]:
-    """New tensors are full of NaN, so that what a kernel leaves out is seen."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize("size", [3, 576, 1030])
@@ -113,8 +97,3 @@ def test_lines_may_lie_past_two_to_the_31_elements(launcher: Launcher, device: t
 def test_lines_whose_elements_lie_apart_are_refused(launcher: Launcher, device: torch.device) -> None:
     with pytest.raises(UnsupportedShape):
         gather_rows(launcher, torch.randn(4, 64, device=device).T, torch.tensor([0], device=device))
-
-
-@pytest.mark.parametrize("variant", [*variants(ModelShape("bf16", 32, 8, 128, 4096, 14336, 16))], ids=str)
-def test_every_variant_compiles(variant: Variant) -> None:
-    assert compile_variant(variant, 90).cubin

@@ -19,11 +19,6 @@ SIZES = [64, 80, 576, 1040]
 TOLERANCES = {torch.float32: 2e-6, torch.float16: 2e-3}
 
 
-@pytest.fixture(params=TOLERANCES, ids=str)
-def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    return request.param
-
-
 @pytest.mark.parametrize("size", SIZES)
 def test_rms_norm_is_the_reference(launcher: Launcher, device: torch.device, dtype: torch.dtype, size: int) -> None:
     x = torch.randn(5, size, device=device, dtype=dtype)

@@ -169,17 +169,6 @@ def test_missing_variants_are_compiled_counted_and_logged_in_development(
     assert "BLOCK=8" in warning
 
 
-def test_variants_are_loaded_before_they_are_launched(folder: Path) -> None:
-    driver = RecordingDriver()
-    launcher = PrecompiledLauncher(folder, 0, driver)
-    launcher.preload([Variant("rms_norm", NORM, {"T": "fp16"})])
-    assert [kernel for kernel, _ in driver.loaded] == ["rms_norm"]
-    launcher.launch("rms_norm", NORM, (1, 1, 1), norm_arguments())
-    assert len(driver.loaded) == 1
-    with pytest.raises(KernelMissing, match="BLOCK=8"):
-        launcher.preload([Variant("rms_norm", {**NORM, "BLOCK": 8}, {"T": "fp16"})])
-
-
 def test_a_device_that_no_binary_serves_has_no_kernels(folder: Path) -> None:
     with pytest.raises(KernelMissing, match="sm_75"):
         PrecompiledLauncher(folder, 0, RecordingDriver(75)).launch("rms_norm", NORM, (1, 1, 1), norm_arguments())

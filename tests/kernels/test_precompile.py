@@ -85,7 +85,7 @@ def launches(shape: ModelShape, dtype: torch.dtype) -> list[Variant]:
         gather.gather_rows(recorder, x, places)
         gather.token_logprobs(recorder, x.float(), places)
         for quantised in (quantize_int8(torch.ones(64, 256)), quantize_int4(torch.ones(64, 256))):
-            linear.QuantizedLinear(recorder, quantised, None, dtype, 132)(x.new_zeros(len(x), 256))
+            linear.QuantizedLinear(recorder, quantised, None, 132)(x.new_zeros(len(x), 256))
     return recorder.asked
 
 

@@ -234,6 +234,7 @@ void multiply_weight(const Weight& weight, const void* x, long x_step, long rows
     switch (weight.layout) {
         case FLOAT32_ROWS: return product.template run<Rows<float>>(packed, threads);
         case BFLOAT16_ROWS: return product.template run<Rows<uint16_t>>(packed, threads);
+        case INT8_ROWS: return product.template run<Rows<int8_t>>(packed, threads);
         case FLOAT32_PANELS: return product.template run<Panels<Float32Storage>>(packed, threads);
         case BFLOAT16_PANELS: return product.template run<Panels<Bfloat16Storage>>(packed, threads);
         case INT8_PANELS: return product.template run<Panels<Int8Storage>>(packed, threads);
@@ -248,9 +249,14 @@ void linear(const Weight* weight, int32_t dtype, int32_t threads, int64_t rows, 
         multiply_weight<float>(*weight, x, x_step, rows, y, scratch, threads);
 }
 
-// The int8 scales of a strip: its largest weights become 127. Not finite where a weight is not.
+// The int8 scales of a strip: its largest weights become 127. Not finite where a weight is not. Of a weight that is int8
+// already a step is a step.
 template <class Element>
 void measure_scales(const Weight& weight, long strip, float* scales) {
+    if (std::is_same_v<Element, int8_t>) {
+        std::fill_n(scales, STRIP, 1.0f);
+        return;
+    }
     for (long column = 0; column < STRIP; ++column) {
         const long output = std::min(strip * STRIP + column, weight.outputs - 1);
         const Element* row = (const Element*)weight.data + output * weight.inputs;
@@ -302,6 +308,8 @@ void pack_as(const Weight& from, int layout, void* to, float* scales, int thread
 void pack_linear(const Weight* from, int32_t threads, int32_t layout, void* panels, float* scales) {
     if (from->layout == BFLOAT16_ROWS)
         pack_as<uint16_t>(*from, layout, panels, scales, threads);
+    else if (from->layout == INT8_ROWS)
+        pack_weight<Int8Storage, int8_t>(*from, panels, scales, threads);
     else
         pack_as<float>(*from, layout, panels, scales, threads);
 }

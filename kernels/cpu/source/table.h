@@ -34,7 +34,7 @@ struct Step {
 };
 
 // How a weight lies: as rows, [outputs, inputs], or as the panels that pack_linear makes of them.
-enum Layout : int32_t { FLOAT32_ROWS, BFLOAT16_ROWS, FLOAT32_PANELS, BFLOAT16_PANELS, INT8_PANELS };
+enum Layout : int32_t { FLOAT32_ROWS, BFLOAT16_ROWS, FLOAT32_PANELS, BFLOAT16_PANELS, INT8_PANELS, INT8_ROWS };
 
 struct Weight {
     const void* data;

@@ -76,6 +76,14 @@ INLINE Floats read(const uint16_t* from) { return (Floats)widened(load<Halves>(f
 INLINE void write(float* to, Floats values) { store(to, values); }
 INLINE void write(uint16_t* to, Floats values) { store(to, to_bfloat16(values)); }
 
+// int8 is read only, where speed matters little: before a weight is packed.
+INLINE float to_float32(int8_t value) { return value; }
+INLINE Floats read(const int8_t* from) {
+    Floats values;
+    for (int i = 0; i < WIDTH; ++i) values[i] = from[i];
+    return values;
+}
+
 // The value that stays when an element type has held it.
 INLINE Floats rounded(const float*, Floats values) { return values; }
 INLINE Floats rounded(const uint16_t*, Floats values) { return (Floats)nearest_bfloat16(values); }

@@ -59,6 +59,44 @@ def _vectors(
 
 
 @triton.jit
+def _load_vectors(
+    cache, vectors, inside,
+    HEAD_DIM: tl.constexpr, COLUMNS: tl.constexpr, MASKED: tl.constexpr,
+):
+    """[keys, COLUMNS] keys or values that lie at `vectors`; zeros past the head, and where not `inside` if masked."""
+    columns = tl.arange(0, COLUMNS)[None, :]
+    offsets = (vectors * HEAD_DIM)[:, None] + columns
+    if MASKED:
+        return tl.load(cache + offsets, mask=inside[:, None] & (columns < HEAD_DIM), other=0.0)
+    if COLUMNS == HEAD_DIM:
+        return tl.load(cache + offsets)
+    return tl.load(cache + offsets, mask=columns < HEAD_DIM, other=0.0)
+
+
+@triton.jit
+def _hide(scores, query_positions, positions, window, WINDOWED: tl.constexpr):
+    """Scores, minus infinity where a query does not see the key."""
+    distance = query_positions[:, None] - positions[None, :]
+    visible = distance >= 0
+    if WINDOWED:
+        visible = visible & (distance < window)
+    return tl.where(visible, scores, float("-inf"))
+
+
+@triton.jit
+def _gather(gathered, peak, total, scores, values, MASKED: tl.constexpr):
+    """Add a block's values by the softmax of their scores."""
+    higher = tl.maximum(peak, tl.max(scores, axis=1))
+    # A query that has seen nothing yet has no maximum to subtract.
+    base = tl.where(higher == float("-inf"), 0.0, higher) if MASKED else higher
+    weights = tl.exp2(scores - base[:, None])
+    fading = tl.exp2(peak - base)
+    total = total * fading + tl.sum(weights, axis=1)
+    gathered = tl.dot(weights.to(values.dtype), values, gathered * fading[:, None], input_precision="ieee")
+    return gathered, higher, total
+
+
+@triton.jit
 def _attend_blocks(
     gathered, peak, total, query, key_cache, value_cache, table, begin, end, gap_at, gap, low, high, query_positions,
     page_stride, slot_stride, scale, soft_cap, window,
@@ -70,7 +108,6 @@ def _attend_blocks(
     `low` to `high` are the keys that some query of the tile may see; slots outside were perhaps never written and are
     not read. Where `MASKED` is 0, every query sees every key of every block.
     """
-    columns = tl.arange(0, COLUMNS)[None, :]
     for index in range(begin, end):
         block = index
         if MASKED:
@@ -78,34 +115,65 @@ def _attend_blocks(
         positions = block * KEYS + tl.arange(0, KEYS)
         inside = (positions >= low) & (positions < high)
         vectors = _vectors(positions, inside, table, page_stride, slot_stride, block, KEYS, PAGE_SIZE, MASKED)
-        offsets = (vectors * HEAD_DIM)[:, None] + columns
-        if MASKED:
-            known = inside[:, None] & (columns < HEAD_DIM)
-            keys = tl.load(key_cache + offsets, mask=known, other=0.0)
-            values = tl.load(value_cache + offsets, mask=known, other=0.0)
-        elif COLUMNS == HEAD_DIM:
-            keys = tl.load(key_cache + offsets)
-            values = tl.load(value_cache + offsets)
-        else:
-            keys = tl.load(key_cache + offsets, mask=columns < HEAD_DIM, other=0.0)
-            values = tl.load(value_cache + offsets, mask=columns < HEAD_DIM, other=0.0)
-
+        keys = _load_vectors(key_cache, vectors, inside, HEAD_DIM, COLUMNS, MASKED)
+        values = _load_vectors(value_cache, vectors, inside, HEAD_DIM, COLUMNS, MASKED)
         scores = _scores(query, keys, scale, soft_cap, CAPPED)
         if MASKED:
-            distance = query_positions[:, None] - positions[None, :]
-            visible = distance >= 0
-            if WINDOWED:
-                visible = visible & (distance < window)
-            scores = tl.where(visible, scores, float("-inf"))
-        higher = tl.maximum(peak, tl.max(scores, axis=1))
-        # A query that has seen nothing yet has no maximum to subtract.
-        base = tl.where(higher == float("-inf"), 0.0, higher) if MASKED else higher
-        weights = tl.exp2(scores - base[:, None])
-        fading = tl.exp2(peak - base)
-        total = total * fading + tl.sum(weights, axis=1)
-        gathered = tl.dot(weights.to(values.dtype), values, gathered * fading[:, None], input_precision="ieee")
-        peak = higher
+            scores = _hide(scores, query_positions, positions, window, WINDOWED)
+        gathered, peak, total = _gather(gathered, peak, total, scores, values, MASKED)
     return gathered, peak, total
+
+
+@triton.jit
+def _shared_blocks(low, high, least_blocks, KEYS: tl.constexpr, SPLIT: tl.constexpr):
+    """First and last block + 1 of this program's share of the keys `low` to `high`."""
+    begin, end = low // KEYS, tl.cdiv(high, KEYS)
+    if SPLIT:
+        share = tl.maximum(tl.cdiv(end - begin, tl.num_programs(2)), least_blocks)
+        begin = tl.minimum(begin + tl.program_id(2) * share, end)
+        end = tl.minimum(begin + share, end)
+    return begin, end
+
+
+@triton.jit
+def _full_blocks(
+    begin, end, start, high, window, KEYS: tl.constexpr, WINDOWED: tl.constexpr, ORDERED: tl.constexpr
+):
+    """Those of the blocks that all queries of the tile see in full, to be done without masks; none if `ORDERED`."""
+    full_begin = tl.minimum(begin, end)
+    if WINDOWED:
+        full_begin = tl.minimum(tl.maximum(tl.cdiv(tl.maximum(high - window, 0), KEYS), begin), end)
+    full_end = full_begin
+    if not ORDERED:
+        full_end = tl.maximum(tl.minimum((start + 1) // KEYS, end), full_begin)
+    return full_begin, full_end
+
+
+@triton.jit
+def _attend_share(
+    query, key_cache, value_cache, table, start, high, query_positions, page_stride, slot_stride, scale, soft_cap,
+    window, least_blocks,
+    HEAD_DIM: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, PAGE_SIZE: tl.constexpr,
+    WINDOWED: tl.constexpr, CAPPED: tl.constexpr, SPLIT: tl.constexpr, ORDERED: tl.constexpr,
+):
+    """Weighted sums of this program's values, the largest scores and the sums of the weights, a row each."""
+    low = tl.maximum(start - window + 1, 0) if WINDOWED else 0
+    begin, end = _shared_blocks(low, high, least_blocks, KEYS, SPLIT)
+    full_begin, full_end = _full_blocks(begin, end, start, high, window, KEYS, WINDOWED, ORDERED)
+    gathered = tl.zeros([ROWS, COLUMNS], tl.float32)
+    peak = tl.full([ROWS], float("-inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    if not ORDERED:
+        gathered, peak, total = _attend_blocks(
+            gathered, peak, total, query, key_cache, value_cache, table, full_begin, full_end, 0, 0, low, high,
+            query_positions, page_stride, slot_stride, scale, soft_cap, window,
+            HEAD_DIM, COLUMNS, KEYS, PAGE_SIZE, WINDOWED, CAPPED, 0,
+        )
+    return _attend_blocks(
+        gathered, peak, total, query, key_cache, value_cache, table, begin, end - (full_end - full_begin),
+        full_begin, full_end - full_begin, low, high, query_positions, page_stride, slot_stride, scale, soft_cap,
+        window, HEAD_DIM, COLUMNS, KEYS, PAGE_SIZE, WINDOWED, CAPPED, 1,
+    )
 
 
 @triton.jit(do_not_specialize=scalars(_PAGED_ATTENTION))
@@ -125,7 +193,7 @@ def paged_attention(
     `partial_lse`, else the result goes to `out`. Blocks that all queries see in full are done first and without masks,
     unless `ORDERED` asks for one order and one way for all.
     """
-    tile, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    tile, kv_head = tl.program_id(0), tl.program_id(1)
     heads = tl.num_programs(1) * group
     request = tl.load(tiles + tile * 4)
     first = tl.load(tiles + tile * 4 + 1)
@@ -134,20 +202,6 @@ def paged_attention(
     if count == 0:
         return
 
-    low = tl.maximum(start - window + 1, 0) if WINDOWED else 0
-    high = start + count
-    begin, end = low // KEYS, tl.cdiv(high, KEYS)
-    if SPLIT:
-        share = tl.maximum(tl.cdiv(end - begin, tl.num_programs(2)), least_blocks)
-        begin = tl.minimum(begin + split * share, end)
-        end = tl.minimum(begin + share, end)
-    full_begin = tl.minimum(begin, end)
-    if WINDOWED:
-        full_begin = tl.minimum(tl.maximum(tl.cdiv(tl.maximum(high - window, 0), KEYS), begin), end)
-    full_end = full_begin
-    if not ORDERED:
-        full_end = tl.maximum(tl.minimum((start + 1) // KEYS, end), full_begin)
-
     rows = tl.arange(0, ROWS)
     queries = rows // group
     row_heads = kv_head * group + rows % group
@@ -155,30 +209,17 @@ def paged_attention(
     known = (queries < count)[:, None] & (columns < HEAD_DIM)
     places = (((first + queries).to(tl.int64) * heads + row_heads) * HEAD_DIM)[:, None] + columns
     vectors = tl.load(query + places, mask=known, other=0.0)
-
-    key_cache += kv_head * head_stride * HEAD_DIM
-    value_cache += kv_head * head_stride * HEAD_DIM
-    table = page_tables + request * table_stride
-    gathered = tl.zeros([ROWS, COLUMNS], tl.float32)
-    peak = tl.full([ROWS], float("-inf"), tl.float32)
-    total = tl.zeros([ROWS], tl.float32)
-    if not ORDERED:
-        gathered, peak, total = _attend_blocks(
-            gathered, peak, total, vectors, key_cache, value_cache, table, full_begin, full_end, 0, 0, low, high,
-            start + queries, page_stride, slot_stride, scale, soft_cap, window,
-            HEAD_DIM, COLUMNS, KEYS, PAGE_SIZE, WINDOWED, CAPPED, 0,
-        )
-    gathered, peak, total = _attend_blocks(
-        gathered, peak, total, vectors, key_cache, value_cache, table, begin, end - (full_end - full_begin),
-        full_begin, full_end - full_begin, low, high,
-        start + queries, page_stride, slot_stride, scale, soft_cap, window,
-        HEAD_DIM, COLUMNS, KEYS, PAGE_SIZE, WINDOWED, CAPPED, 1,
+    offset = kv_head * head_stride * HEAD_DIM
+    gathered, peak, total = _attend_share(
+        vectors, key_cache + offset, value_cache + offset, page_tables + request * table_stride, start, start + count,
+        start + queries, page_stride, slot_stride, scale, soft_cap, window, least_blocks,
+        HEAD_DIM, COLUMNS, ROWS, KEYS, PAGE_SIZE, WINDOWED, CAPPED, SPLIT, ORDERED,
     )
 
     seen = total > 0.0
     gathered = gathered / tl.where(seen, total, 1.0)[:, None]
     if SPLIT:
-        place = ((tile + queries).to(tl.int64) * heads + row_heads) * tl.num_programs(2) + split
+        place = ((tile + queries).to(tl.int64) * heads + row_heads) * tl.num_programs(2) + tl.program_id(2)
         lse = tl.where(seen, peak + tl.log2(total), float("-inf"))
         tl.store(partial_lse + place, lse, mask=(queries < count))
         tl.store(partial + (place * HEAD_DIM)[:, None] + columns, gathered, mask=known & seen[:, None])

@@ -1,0 +1,92 @@
+# Pilotlight as a container: HTTP server, RunPod's queue worker, RunPod's load-balanced worker. See docs/image.md.
+
+ARG BASE=python:3.11-slim-bookworm
+
+
+FROM ${BASE} AS requirements
+COPY pyproject.toml /
+# Apart, so that a change elsewhere in pyproject.toml installs nothing anew.
+RUN python3 -c "import tomllib; project = tomllib.load(open('/pyproject.toml', 'rb'))['project']; \
+    open('/base.txt', 'w').write('\n'.join(project['dependencies'])); \
+    open('/gpu.txt', 'w').write('\n'.join(project['optional-dependencies']['gpu']))"
+
+
+FROM ${BASE} AS dependencies
+ARG TORCH_INDEX=
+ARG ARCH=
+ENV PYTHONHASHSEED=0
+RUN python3 -m venv --without-pip /opt/venv
+COPY --from=requirements /base.txt /gpu.txt /
+COPY constraints.txt /
+# Of torch, what only its own developers and C++ programs use goes: a sixth of a CPU image. Byte-code is not compared with
+# its source, so it holds whatever becomes of the files' times; those are fixed, so that the same files are the same layer.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m pip --python /opt/venv/bin/python install --no-compile -c /constraints.txt \
+        ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -r /base.txt ${ARCH:+-r /gpu.txt} \
+    && cd /opt/venv/lib/python3*/site-packages \
+    && rm -rf torch/include torch/test \
+    && find torch/bin -type f ! -name torch_shm_manager -delete \
+    && /opt/venv/bin/python -m compileall -q -j 0 -x torch/testing/_internal \
+        --invalidation-mode unchecked-hash /opt/venv/lib \
+    && echo /opt/pilotlight > pilotlight.pth \
+    && find /opt/venv -exec touch --no-dereference --date @0 {} +
+
+
+FROM dependencies AS builder
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/*
+WORKDIR /source
+COPY . .
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m pip --python /opt/venv/bin/python install --no-compile --no-deps --target /opt/pilotlight . \
+    && /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/pilotlight
+ARG MODEL=demo
+ARG MODEL_REVISION=
+ARG QUANTIZE=none
+WORKDIR /
+RUN --mount=type=secret,id=HF_TOKEN --mount=type=cache,target=/root/.cache/huggingface \
+    if [ -f /run/secrets/HF_TOKEN ]; then HF_TOKEN=$(cat /run/secrets/HF_TOKEN) && export HF_TOKEN; fi \
+    && /opt/pilotlight/bin/pilotlight bake "$MODEL" "/baked/$MODEL" --quantize "$QUANTIZE" \
+        ${MODEL_REVISION:+--revision "$MODEL_REVISION"} ${ARCH:+--arch "$ARCH"}
+# What is large and seldom changes, apart from what is small and often does.
+RUN mkdir -p "/weights/$MODEL" /seldom/engine /seldom/kernels/cpu \
+    && mv "/baked/$MODEL/model.safetensors" "/weights/$MODEL" \
+    && mv /opt/pilotlight/engine/demo /seldom/engine \
+    && mv /opt/pilotlight/kernels/cpu/_kernels.*.so /seldom/kernels/cpu \
+    && find /weights /baked /seldom /opt/pilotlight -exec touch --no-dereference --date @0 {} +
+
+
+FROM ${BASE} AS runtime
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends libgomp1 tini \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/* \
+    && useradd --uid 1000 --create-home pilotlight
+COPY --from=dependencies /opt/venv /opt/venv
+COPY --from=builder /weights /models
+COPY --from=builder /seldom /opt/pilotlight
+COPY --from=builder /baked /models
+COPY --from=builder /opt/pilotlight /opt/pilotlight
+
+ARG MODEL=demo
+# MODEL_NAME is the weaker of the model's two names: whatever an endpoint sets wins. A stop gives ten seconds.
+ENV PATH=/opt/venv/bin:/opt/pilotlight/bin:$PATH \
+    MODEL_NAME=/models/$MODEL \
+    PILOTLIGHT_HOST=0.0.0.0 \
+    PILOTLIGHT_GRACE=8 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+USER 1000:1000
+WORKDIR /home/pilotlight
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=5s --start-period=7m CMD ["python", "-m", "handler.healthcheck"]
+ENTRYPOINT ["tini", "--"]
+CMD ["python", "-m", "handler"]
+
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="Pilotlight" \
+    org.opencontainers.image.description="A serverless GPU function for language models" \
+    org.opencontainers.image.licenses="Apache-2.0" \
+    org.opencontainers.image.version=$VERSION \
+    org.opencontainers.image.revision=$REVISION

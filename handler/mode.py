@@ -1,0 +1,33 @@
+"""What `python -m handler` is to be. Standard library only: a boot and every health check pay for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+Mode = Literal["runpod's test", "load balancer", "queue", "server"]
+
+HTTP_PORT = 80
+"""Where RunPod's load balancer asks when PORT does not say (RunPod's documentation, "Load balancing endpoints")."""
+
+TEST_INPUT = "test_input.json"
+
+
+def choose_mode(arguments: Sequence[str], environment: Mapping[str, str], has_test_input: bool) -> Mode:
+    """The first that is asked for.
+
+    A flag of RunPod's SDK, or its `RUNPOD_REALTIME_PORT`: the SDK's test. `PORT` or `PORT_HEALTH`: a load-balanced
+    worker. `RUNPOD_WEBHOOK_GET_JOB`: the queue worker. A `test_input.json` in the current folder: the SDK's test.
+    None of these: the HTTP server.
+
+    Args:
+        arguments: those after the program's name.
+    """
+    flags = {argument.partition("=")[0] for argument in arguments}
+    if flags & {"--test_input", "--rp_serve_api"} or environment.get("RUNPOD_REALTIME_PORT", "0") != "0":
+        return "runpod's test"
+    if environment.get("PORT") or environment.get("PORT_HEALTH"):
+        return "load balancer"
+    if "RUNPOD_WEBHOOK_GET_JOB" in environment:
+        return "queue"
+    return "runpod's test" if has_test_input else "server"

@@ -1,0 +1,463 @@
+"""What MODEL may be, what holds it first, and what the hub gives or refuses: with the hub's real client."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from engine.errors import InvalidConfig, ModelNotFound
+from engine.source import DEMO, HOST_CACHE, Found, chosen_weights, find_locally, find_model, locate
+from tests.engine.hub_server import STRANGER, TOKEN, Hub
+
+ROOT = Path(__file__).parent.parent.parent
+COMMIT = "c" * 40
+MODEL = "owner/name"
+SMALL = {"config.json": b"{}", "tokenizer.json": b"[]", "model.safetensors": b"weights"}
+CHUNK = 10 << 20
+"""Bytes the client writes at once (huggingface_hub, `DOWNLOAD_CHUNK_SIZE`), and so the grain in which it resumes."""
+LARGE = SMALL | {"model.safetensors": bytes(2 * CHUNK + 12345)}
+
+LOCATE = """
+import json, sys
+from pathlib import Path
+from engine.errors import PilotlightError
+from engine.source import locate
+try:
+    found = locate(*json.loads(sys.argv[1]))
+except PilotlightError as error:
+    sys.exit(f"{error}")
+print(json.dumps([str(found.folder), found.kind, found.revision]))
+"""
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with Hub().serving() as server:
+        yield server
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where processes run that know one hub and keep what they fetch."""
+
+    endpoint: str
+    home: Path
+
+    def environment(self, **variables: str) -> dict[str, str]:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING", "TRANSFORM"))}
+        own = {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(self.home), "PYTHONPATH": str(ROOT)}
+        return {**kept, **own, "HF_HUB_DISABLE_TELEMETRY": "1", **variables}
+
+    def start(self, model: str = MODEL, revision: str | None = None, **variables: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", LOCATE, json.dumps([model, revision])]
+        return subprocess.Popen(
+            command, env=self.environment(**variables), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def locate(self, model: str = MODEL, revision: str | None = None, **variables: str) -> Found:
+        return result(self.start(model, revision, **variables))
+
+    def generate(self, *before: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        command = [*before, sys.executable, str(ROOT / "pilotlight.py"), "generate", MODEL, "-p", "Count from 3 to 7."]
+        environment = self.environment(**variables)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+
+    def refused(self, *before: str, **variables: str) -> str:
+        """What `pilotlight generate` says in its last line; before it, at most that it had begun to fetch."""
+        done = self.generate(*before, **variables)
+        *begun, said = done.stderr.strip().splitlines()
+        assert done.returncode == 1
+        assert done.stdout == ""
+        assert all(line.startswith(f"{MODEL}: fetching") for line in begun), done.stderr
+        return said
+
+
+def result(process: subprocess.Popen[str]) -> Found:
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    folder, kind, revision = json.loads(output)
+    return Found(Path(folder), kind, revision)
+
+
+@pytest.fixture
+def machine(hub: Hub, tmp_path: Path) -> Machine:
+    return Machine(hub.endpoint, tmp_path / "home")
+
+
+def write(folder: Path, files: Mapping[str, bytes]) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def snapshot(cache: Path, revision: str = COMMIT, files: Mapping[str, bytes] = SMALL, model: str = MODEL) -> Path:
+    return write(cache / f"models--{model.replace('/', '--')}" / "snapshots" / revision, files)
+
+
+# Folders.
+
+
+def test_demo_and_folders_are_found_where_they_are(tmp_path: Path) -> None:
+    assert locate("demo") == Found(DEMO, "demo")
+    assert locate(str(tmp_path)) == Found(tmp_path, "folder")
+    assert find_model(str(tmp_path)) == find_locally(str(tmp_path)) == tmp_path
+
+
+def test_a_baked_folder_is_told_from_a_plain_one(tmp_path: Path) -> None:
+    (tmp_path / "boot.json").touch()
+    assert locate(str(tmp_path)).kind == "baked"
+
+
+@pytest.mark.parametrize("name", ["no-such-model", "a/b/c", "./nowhere", "/nowhere/at/all", "owner/"])
+def test_what_is_neither_folder_nor_hub_id_is_said_to_be_so(name: str) -> None:
+    with pytest.raises(ModelNotFound, match="neither a folder nor a hub id"):
+        locate(name)
+
+
+def test_a_file_is_no_folder() -> None:
+    with pytest.raises(ModelNotFound, match="is a file; name the folder that holds it"):
+        locate(str(DEMO / "config.json"))
+
+
+def test_a_folder_has_no_revision(tmp_path: Path) -> None:
+    with pytest.raises(InvalidConfig, match="which has none"):
+        locate(str(tmp_path), "v1")
+    assert locate(str(tmp_path), "main").kind == "folder"
+
+
+def test_the_volume_holds_models_by_path_and_by_name(tmp_path: Path) -> None:
+    folder = write(tmp_path / "models" / "mine", SMALL)
+    assert locate(str(folder), volume=tmp_path) == Found(folder, "volume")
+    assert locate("models/mine", volume=tmp_path) == Found(folder, "volume")
+
+
+# Hub caches.
+
+
+def test_the_host_cache_is_looked_up_whatever_the_case(tmp_path: Path) -> None:
+    held = snapshot(tmp_path / HOST_CACHE, model="owner/name-7b")
+    assert locate("Owner/Name-7B", volume=tmp_path) == Found(held, "host cache", COMMIT)
+    assert find_locally("Owner/Name-7B", volume=tmp_path) == held
+
+
+def test_the_main_revision_comes_first_and_then_the_newest_whole_one(tmp_path: Path) -> None:
+    cache = tmp_path / HOST_CACHE
+    first, second = snapshot(cache, "first"), snapshot(cache, "second")
+    os.utime(first, (1, 1))
+    assert locate(MODEL, volume=tmp_path).folder == second
+    write(cache / "models--owner--name" / "refs", {"main": b"first\n"})
+    assert locate(MODEL, volume=tmp_path).folder == first
+    (first / "config.json").unlink()
+    assert locate(MODEL, volume=tmp_path).folder == second
+
+
+def test_a_revision_is_taken_by_commit_or_by_name_and_no_other_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    cache = tmp_path / HOST_CACHE
+    old = snapshot(cache, "old")
+    snapshot(cache, "new")
+    write(cache / "models--owner--name" / "refs", {"v1": b"old"})
+    assert locate(MODEL, "old", tmp_path) == locate(MODEL, "v1", tmp_path) == Found(old, "host cache", "old")
+    with pytest.raises(ModelNotFound, match="owner/name at v2 is not"):
+        locate(MODEL, "v2", tmp_path)
+
+
+def test_a_repository_of_a_hub_cache_may_be_named_as_a_folder(tmp_path: Path) -> None:
+    held = snapshot(tmp_path)
+    assert locate(str(held.parent.parent)) == Found(held, "hub cache", COMMIT)
+    (held / "model.safetensors").unlink()
+    with pytest.raises(ModelNotFound, match="no whole snapshot"):
+        locate(str(held.parent.parent))
+
+
+INDEX = json.dumps({"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}).encode()
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"config.json": b"{}"},
+        {"model.safetensors": b""},
+        {"config.json": b"{}", "model.safetensors.index.json": INDEX, "one.safetensors": b""},
+        {"config.json": b"{}", "model.safetensors.index.json": b"{"},
+        {"config.json": b"{}", "model-00001-of-00002.safetensors": b""},
+        SMALL | {"../../blobs/abc.incomplete": b""},
+        SMALL | {"../../blobs/abc.0123abcd.incomplete": b""},
+    ],
+    ids=["no weights", "no config", "a shard is missing", "half an index", "half the shards", "begun", "begun by one"],
+)
+def test_a_half_fetched_snapshot_is_not_the_model(files: dict[str, bytes], tmp_path: Path) -> None:
+    snapshot(tmp_path / HOST_CACHE, files=files)
+    assert find_locally(MODEL, volume=tmp_path) is None
+
+
+def test_what_a_killed_download_left_does_no_harm_once_its_file_is_there(tmp_path: Path) -> None:
+    held = snapshot(tmp_path / HOST_CACHE, files=SMALL | {"../../blobs/abc.1.incomplete": b"", "../../blobs/abc": b""})
+    assert find_locally(MODEL, volume=tmp_path) == held
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (["model.safetensors", "consolidated.safetensors"], ["model.safetensors"]),
+        (["b.safetensors", "a.safetensors", "original/a.safetensors"], ["a.safetensors", "b.safetensors"]),
+        (["adapter_model.safetensors", "pytorch_model.bin"], []),
+    ],
+)
+def test_weights_that_are_there_twice_are_chosen_once(names: list[str], chosen: list[str]) -> None:
+    assert chosen_weights(names) == chosen
+
+
+def test_importing_it_is_quick() -> None:
+    program = "import time; t = time.process_time(); import engine.source; print(time.process_time() - t)"
+    runs = [subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+            for _ in range(5)]
+    assert min(float(run.stdout) for run in runs) < 0.015
+
+
+# The hub.
+
+
+def test_a_model_is_fetched_and_computes(hub: Hub, machine: Machine) -> None:
+    hub.add(MODEL, {file.name: file.read_bytes() for file in DEMO.iterdir()})
+    done = machine.generate()
+    assert done.returncode == 0
+    assert done.stdout.strip() == "3 4 5 6 7"
+    assert done.stderr.startswith(f"{MODEL}: fetching 2.")
+
+
+def test_only_what_is_read_is_fetched(hub: Hub, machine: Machine) -> None:
+    shards = {"model.safetensors.index.json": INDEX, "one.safetensors": b"1", "two.safetensors": b"2"}
+    unread = ["consolidated.safetensors", "original/params.json", "pytorch_model.bin", "model.gguf", "onnx/model.onnx",
+              "README.md", "adapter_config.json", "three.safetensors"]
+    read = {"config.json": b"{}", "additional_chat_templates/x.jinja": b"", **shards}
+    hub.add(MODEL, read | dict.fromkeys(unread, b"?"))
+    found = machine.locate()
+    fetched = {str(file.relative_to(found.folder)) for file in found.folder.rglob("*") if file.is_file()}
+    assert found.kind == "hub"
+    assert fetched == read.keys()
+
+
+def test_the_second_time_only_the_commit_is_asked_for(hub: Hub, machine: Machine) -> None:
+    commit = hub.add(MODEL, SMALL)
+    first = machine.locate()
+    hub.log.clear()
+    assert machine.locate() == Found(first.folder, "hub cache", commit)
+    assert [asked.path for asked in hub.log] == [f"/api/models/{MODEL}"]
+
+
+def test_a_new_commit_is_noticed_and_only_what_changed_is_fetched(hub: Hub, machine: Machine) -> None:
+    hub.add(MODEL, SMALL)
+    machine.locate()
+    hub.log.clear()
+    commit = hub.add(MODEL, SMALL | {"config.json": b"{ }"})
+    assert machine.locate().revision == commit
+    assert hub.fetched() == ["config.json"]
+
+
+def test_a_whole_commit_hash_needs_no_hub_once_it_is_here(hub: Hub, machine: Machine) -> None:
+    commit = hub.add(MODEL, SMALL)
+    hub.add(MODEL, SMALL | {"config.json": b"{ }"})
+    assert machine.locate(revision=commit).revision == commit
+    hub.log.clear()
+    assert machine.locate(revision=commit).kind == "hub cache"
+    assert hub.log == []
+
+
+def test_offline_nothing_is_asked(hub: Hub, machine: Machine) -> None:
+    commit = hub.add(MODEL, SMALL)
+    missing = machine.refused(HF_HUB_OFFLINE="1")
+    assert hub.log == []
+    machine.locate()
+    hub.log.clear()
+    assert "is not in" in missing
+    assert "HF_HUB_OFFLINE" in missing
+    assert machine.locate(HF_HUB_OFFLINE="1") == Found(machine.locate().folder, "hub cache", commit)
+
+
+def test_a_hub_that_is_down_does_not_stop_what_was_fetched_before(hub: Hub, machine: Machine) -> None:
+    hub.add(MODEL, SMALL)
+    machine.locate()
+    hub.failures.status = 503
+    process = machine.start()
+    output, errors = process.communicate(timeout=60)
+    assert json.loads(output)[1] == "hub cache"
+    assert "serving the copy" in errors
+
+
+def test_a_cut_connection_is_taken_up_where_it_broke(hub: Hub, machine: Machine) -> None:
+    hub.add(MODEL, LARGE)
+    hub.failures.cuts = 1
+    found = machine.locate()
+    ranges = [asked.range for asked in hub.log if asked.method == "GET" and asked.path.startswith("/large")]
+    assert ranges == [None, f"bytes={CHUNK}-"]
+    assert (found.folder / "model.safetensors").read_bytes() == LARGE["model.safetensors"]
+
+
+def test_a_killed_download_keeps_the_files_that_were_whole(hub: Hub, machine: Machine) -> None:
+    hub.add(MODEL, LARGE)
+    hub.failures.cuts = 1
+    hub.failures.stall_s = 30
+    process = machine.start()
+    wait_for(lambda: {"config.json", "tokenizer.json"} <= names_under(machine.home))
+    process.kill()
+    process.communicate()
+    hub.failures.cuts = 0
+    hub.log.clear()
+    offline = machine.start(HF_HUB_OFFLINE="1")
+    assert "not wholly in" in offline.communicate()[1]
+    assert machine.locate().kind == "hub"
+    assert hub.fetched() == ["model.safetensors"]
+
+
+def names_under(folder: Path) -> set[str]:
+    return {file.name for file in folder.glob("hub/*/snapshots/*/*")}
+
+
+def wait_for(holds: Callable[[], bool]) -> None:
+    for _ in range(300):
+        if holds():
+            return
+        time.sleep(0.1)
+    pytest.fail("it did not come to that within 30 seconds")
+
+
+def test_ctrl_c_ends_a_download(hub: Hub, machine: Machine) -> None:
+    hub.add(MODEL, LARGE)
+    hub.failures.cuts = 1
+    hub.failures.stall_s = 30
+    process = machine.start()
+    wait_for(lambda: {"config.json", "tokenizer.json"} <= names_under(machine.home))
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=5)
+    assert process.returncode != 0
+
+
+def test_two_processes_fetch_at_once_and_each_file_once(hub: Hub, machine: Machine) -> None:
+    hub.add(MODEL, LARGE)
+    first, second = [result(process) for process in (machine.start(), machine.start())]
+    assert first.folder == second.folder
+    assert sorted(hub.fetched()) == sorted(LARGE)
+
+
+def test_a_token_is_sent_to_the_hub_and_not_to_where_its_files_are(hub: Hub, machine: Machine) -> None:
+    hub.add(MODEL, LARGE, private=True, gated=True)
+    assert machine.locate(HF_TOKEN=TOKEN).kind == "hub"
+    assert all(asked.authorized != asked.path.startswith("/large") for asked in hub.log)
+
+
+def test_at_a_terminal_a_bar_is_drawn(hub: Hub, machine: Machine) -> None:
+    hub.add(MODEL, LARGE)
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-c", LOCATE, json.dumps([MODEL])]
+    environment = machine.environment(TERM="xterm", COLUMNS="100")
+    subprocess.run(command, env=environment, stderr=theirs, stdout=subprocess.DEVNULL, check=True, timeout=60)
+    os.close(theirs)
+    drawn = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert "━" in drawn
+    assert "21.0/21.0 MB" in drawn
+
+
+# What goes wrong with the hub: one line, with the cause and what to do.
+
+
+def test_a_wrong_token(hub: Hub, machine: Machine) -> None:
+    hub.add(MODEL, SMALL)
+    assert "refuses the token (401): set HF_TOKEN to a valid one" in machine.refused(HF_TOKEN="hf_wrong")
+
+
+@pytest.mark.parametrize("token", ["", STRANGER])
+def test_a_gated_model(hub: Hub, machine: Machine, token: str) -> None:
+    hub.add(MODEL, SMALL, gated=True)
+    said = machine.refused(HF_TOKEN=token)
+    assert f"accept the terms at {hub.endpoint}/{MODEL} and set HF_TOKEN" in said
+
+
+def test_a_model_that_is_not_there_or_private(machine: Machine) -> None:
+    assert "knows no such model, or it is private: set HF_TOKEN" in machine.refused()
+    assert "knows no such model, or it may not be read with this HF_TOKEN" in machine.refused(HF_TOKEN=TOKEN)
+
+
+def test_a_revision_that_is_not_there(hub: Hub, machine: Machine) -> None:
+    hub.add(MODEL, SMALL)
+    process = machine.start(revision="v9")
+    assert "it has no revision v9" in process.communicate()[1]
+
+
+def test_a_file_that_is_listed_and_not_there(hub: Hub, machine: Machine) -> None:
+    hub.add(MODEL, SMALL)
+    hub.failures.missing.add("tokenizer.json")
+    assert "lists a file that it does not have (tokenizer.json)" in machine.refused()
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"config.json": b"{}", "pytorch_model.bin": b""}, "but pickled ones, which can run code"),
+        ({"config.json": b"{}", "x.Q4_K_M.gguf": b""}, "but GGUF files"),
+        ({"config.json": b"{}", "adapter_model.safetensors": b""}, "an adapter to another model"),
+        ({"config.json": b"{}", "consolidated.safetensors": b""}, "Mistral's consolidated ones"),
+        ({"model.safetensors": b""}, "holds no config.json"),
+        ({"config.json": b"{}", "model.safetensors.index.json": INDEX}, "lacks one.safetensors, which its index names"),
+    ],
+)
+def test_a_repository_that_is_no_model_we_read(
+    hub: Hub, machine: Machine, files: dict[str, bytes], said: str
+) -> None:
+    hub.add(MODEL, files)
+    _, errors = machine.start().communicate(timeout=60)
+    assert said in errors
+    assert errors.count("\n") == 1
+
+
+def test_a_hub_that_cannot_be_reached(machine: Machine) -> None:
+    said = machine.refused(HF_ENDPOINT="http://127.0.0.1:9")
+    assert "the connection to http://127.0.0.1:9 failed" in said
+    assert "check the network" in said
+
+
+def test_a_hub_that_fails(hub: Hub, machine: Machine) -> None:
+    hub.failures.status = 503
+    assert "answered with status 503: try again later" in machine.refused()
+
+
+def test_a_disk_that_is_too_small_is_known_before_anything_is_fetched(hub: Hub, machine: Machine) -> None:
+    if os.geteuid() or subprocess.run(["unshare", "--mount", "true"], check=False, capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs root and its own mount namespace")
+    machine.home.mkdir()
+    hub.add(MODEL, LARGE)
+    mount = f"mount -t tmpfs -o size=4m none {machine.home} && exec \"$@\""
+    said = machine.refused("unshare", "--mount", "sh", "-c", mount, "sh")
+    assert "21.0 MB are to be fetched" in said
+    assert "has room for 4.2 MB: free some, or set HF_HOME to a larger disk" in said
+    assert hub.fetched() == []
+
+
+def test_a_disk_that_fills_up_under_way(hub: Hub, machine: Machine) -> None:
+    hub.add(MODEL, LARGE)
+    said = machine.refused("bash", "-c", 'ulimit -f 15000 && exec "$@"', "bash")
+    assert "is full (File too large): free some room, or set HF_HOME to a larger disk" in said
+    assert shutil.disk_usage(machine.home).free > len(LARGE["model.safetensors"])
+
+
+def test_a_cache_that_cannot_be_written_to(hub: Hub, machine: Machine) -> None:
+    hub.add(MODEL, SMALL)
+    machine.home.touch()
+    said = machine.refused()
+    assert f"{machine.home}/hub cannot be written to" in said
+    assert "set HF_HOME to a folder that can" in said
