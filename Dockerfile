@@ -6,70 +6,76 @@ ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE} AS requirements
 COPY pyproject.toml /
 # Apart, so that a change elsewhere in pyproject.toml installs nothing anew.
-RUN python3 -c "import tomllib; project = tomllib.load(open('/pyproject.toml', 'rb'))['project']; \
-    open('/base.txt', 'w').write('\n'.join(project['dependencies'])); \
-    open('/gpu.txt', 'w').write('\n'.join(project['optional-dependencies']['gpu']))"
+RUN mkdir /requirements && python3 -c "import tomllib; \
+    project = tomllib.load(open('/pyproject.toml', 'rb'))['project']; \
+    open('/requirements/base.txt', 'w').write('\n'.join(project['dependencies'])); \
+    open('/requirements/gpu.txt', 'w').write('\n'.join(project['optional-dependencies']['gpu']))"
+COPY constraints.txt /requirements/
 
 
-FROM ${BASE} AS dependencies
-ARG TORCH_INDEX=
-ARG ARCH=
-ENV PYTHONHASHSEED=0
-RUN python3 -m venv --without-pip /opt/venv
-COPY --from=requirements /base.txt /gpu.txt /
-COPY constraints.txt /
-# Of torch, what only its own developers and C++ programs use goes: a sixth of a CPU image. Byte-code is not compared with
-# its source, so it holds whatever becomes of the files' times; those are fixed, so that the same files are the same layer.
-RUN --mount=type=cache,target=/root/.cache/pip \
-    python3 -m pip --python /opt/venv/bin/python install --no-compile -c /constraints.txt \
-        ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -r /base.txt ${ARCH:+-r /gpu.txt} \
-    && cd /opt/venv/lib/python3*/site-packages \
-    && rm -rf torch/include torch/test \
-    && find torch/bin -type f ! -name torch_shm_manager -delete \
-    && /opt/venv/bin/python -m compileall -q -j 0 -x torch/testing/_internal \
-        --invalidation-mode unchecked-hash /opt/venv/lib \
-    && echo /opt/pilotlight > pilotlight.pth \
-    && find /opt/venv -exec touch --no-dereference --date @0 {} +
-
-
-FROM dependencies AS builder
-RUN apt-get update \
-    && apt-get install --yes --no-install-recommends g++ \
-    && rm -rf /var/lib/apt/lists/*
-WORKDIR /source
-COPY . .
-RUN --mount=type=cache,target=/root/.cache/pip \
-    python3 -m pip --python /opt/venv/bin/python install --no-compile --no-deps --target /opt/pilotlight . \
-    && /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/pilotlight
-ARG MODEL=demo
-ARG MODEL_REVISION=
-ARG QUANTIZE=none
-WORKDIR /
-RUN --mount=type=secret,id=HF_TOKEN --mount=type=cache,target=/root/.cache/huggingface \
-    if [ -f /run/secrets/HF_TOKEN ]; then HF_TOKEN=$(cat /run/secrets/HF_TOKEN) && export HF_TOKEN; fi \
-    && /opt/pilotlight/bin/pilotlight bake "$MODEL" "/baked/$MODEL" --quantize "$QUANTIZE" \
-        ${MODEL_REVISION:+--revision "$MODEL_REVISION"} ${ARCH:+--arch "$ARCH"}
-# What is large and seldom changes, apart from what is small and often does.
-RUN mkdir -p "/weights/$MODEL" /seldom/engine /seldom/kernels/cpu \
-    && mv "/baked/$MODEL/model.safetensors" "/weights/$MODEL" \
-    && mv /opt/pilotlight/engine/demo /seldom/engine \
-    && mv /opt/pilotlight/kernels/cpu/_kernels.*.so /seldom/kernels/cpu \
-    && find /weights /baked /seldom /opt/pilotlight -exec touch --no-dereference --date @0 {} +
-
-
-FROM ${BASE} AS runtime
+FROM ${BASE} AS foundation
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends libgomp1 tini \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/* \
     && useradd --uid 1000 --create-home pilotlight
-COPY --from=dependencies /opt/venv /opt/venv
+ARG TORCH_INDEX=
+ARG ARCH=
+# Of torch, what only its developers and C++ programs use goes: a sixth of a CPU image. Byte-code is not compared with its
+# source when it is read, so it holds whatever becomes of the files' times.
+RUN --mount=type=bind,from=requirements,source=/requirements,target=/requirements \
+    --mount=type=cache,target=/root/.cache/pip \
+    python3 -m venv --without-pip /opt/venv \
+    && cd /requirements \
+    && python3 -m pip --python /opt/venv/bin/python install --no-compile -c constraints.txt \
+        ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -r base.txt ${ARCH:+-r gpu.txt} \
+    && cd /opt/venv/lib/python3*/site-packages \
+    && echo /opt/pilotlight > pilotlight.pth \
+    && rm -rf torch/include torch/test \
+    && find torch/bin -type f ! -name torch_shm_manager -delete \
+    && PYTHONHASHSEED=0 /opt/venv/bin/python -m compileall -q -j 0 -x torch/testing/_internal \
+        --invalidation-mode unchecked-hash /opt/venv/lib
+
+
+FROM foundation AS native
+RUN apt-get update && apt-get install --yes --no-install-recommends g++
+WORKDIR /source
+COPY setup.py ./
+COPY kernels/cpu/source kernels/cpu/source
+RUN /opt/venv/bin/python setup.py --quiet build_ext --build-lib /native
+
+
+FROM foundation AS builder
+WORKDIR /source
+COPY . .
+# There is no compiler here, so the CPU kernels are left out; they come from the stage before.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m pip --python /opt/venv/bin/python install --no-compile --no-deps --target /opt/pilotlight . \
+    && PYTHONHASHSEED=0 /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/pilotlight
+ARG MODEL=demo
+ARG MODEL_REVISION=
+ARG QUANTIZE=none
+WORKDIR /
+# Last, what is large and seldom changes is parted from what is small and often does; the same files are the same layer
+# once their times are, too.
+RUN --mount=type=secret,id=HF_TOKEN --mount=type=cache,target=/root/.cache/huggingface \
+    if [ -f /run/secrets/HF_TOKEN ]; then HF_TOKEN=$(cat /run/secrets/HF_TOKEN) && export HF_TOKEN; fi \
+    && /opt/pilotlight/bin/pilotlight bake "$MODEL" "/baked/$MODEL" --quantize "$QUANTIZE" \
+        ${MODEL_REVISION:+--revision "$MODEL_REVISION"} ${ARCH:+--arch "$ARCH"} \
+    && mkdir -p "/weights/$MODEL" /demo/engine \
+    && mv "/baked/$MODEL/model.safetensors" "/weights/$MODEL" \
+    && mv /opt/pilotlight/engine/demo /demo/engine \
+    && find /weights /baked /demo /opt/pilotlight -exec touch --no-dereference --date @0 {} +
+
+
+FROM foundation AS runtime
 COPY --from=builder /weights /models
-COPY --from=builder /seldom /opt/pilotlight
+COPY --from=builder /demo /opt/pilotlight
+COPY --from=native /native /opt/pilotlight
 COPY --from=builder /baked /models
 COPY --from=builder /opt/pilotlight /opt/pilotlight
 
 ARG MODEL=demo
-# MODEL_NAME is the weaker of the model's two names: whatever an endpoint sets wins. A stop gives ten seconds.
+# MODEL_NAME is the weaker of the model's two names: whatever an endpoint sets wins. Engines kill ten seconds after a stop.
 ENV PATH=/opt/venv/bin:/opt/pilotlight/bin:$PATH \
     MODEL_NAME=/models/$MODEL \
     PILOTLIGHT_HOST=0.0.0.0 \

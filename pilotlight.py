@@ -6,14 +6,16 @@ Each subcommand is a thin call into one room, which is imported when the subcomm
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args
 
 import typer
 
@@ -24,6 +26,7 @@ from engine.lanes import Lane
 if TYPE_CHECKING:
     from engine.doctor import Check
     from engine.llm import LLM
+    from engine.start import Start
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 bench = typer.Typer(no_args_is_help=True, help="Measure: the engine alone, or a running endpoint.")
@@ -142,12 +145,13 @@ def generate(
     as_json: JsonOption = False,
 ) -> None:
     """Complete one prompt in this process, printed as it is generated."""
+    start = _begin(model)
     from engine.request import SamplingParams
     from engine.terminal import complete
 
     text = _read_stdin() if prompt == "-" else prompt
     params = SamplingParams(max_tokens=max_tokens, temperature=temperature)
-    llm = _load(EngineConfig(model, device, dtype, max_model_len, kv_memory), quiet=as_json)
+    llm = _load(start, EngineConfig(model, device, dtype, max_model_len, kv_memory), quiet=as_json)
     completion = complete(llm, text, params, raw=raw, write=_ignore if as_json else _write)
     _write(json.dumps(asdict(completion)) + "\n" if as_json else "\n")
 
@@ -163,13 +167,14 @@ def chat(
     kv_memory: MemoryOption = None,
 ) -> None:
     """Talk in the terminal. /reset forgets, /quit or Ctrl-D leaves, Ctrl-C ends the answer."""
+    start = _begin(model)
     import readline  # noqa: F401 (gives `input` a history and its keys)
 
     from engine.request import SamplingParams
     from engine.terminal import converse
 
     params = SamplingParams(max_tokens=max_tokens, temperature=temperature)
-    llm = _load(EngineConfig(model, device, dtype, max_model_len, kv_memory), quiet=False)
+    llm = _load(start, EngineConfig(model, device, dtype, max_model_len, kv_memory), quiet=False)
     prompt = "> " if sys.stdin.isatty() else ""
     converse(llm, params, lambda: input(prompt), _write)
 
@@ -344,11 +349,18 @@ def doctor(as_json: JsonOption = False) -> None:
         raise typer.Exit(1)
 
 
-def _load(config: EngineConfig, quiet: bool) -> LLM:
+def _begin(model: str) -> Start:
+    """Let the weights be read and torch be imported beside everything that a command imports itself."""
+    from engine.start import Start
+
+    return Start(model)
+
+
+def _load(start: Start, config: EngineConfig, quiet: bool) -> LLM:
     from engine.llm import LLM
 
     with _working(f"loading {config.model}", quiet):
-        llm = LLM(**asdict(config))
+        llm = LLM(**asdict(config), start=start)
     _note(llm.booted.plan.warnings)
     return llm
 
@@ -431,7 +443,15 @@ def main() -> None:
         app()
     except (PilotlightError, OSError) as error:
         print(f"pilotlight: {error}", file=sys.stderr)
-        sys.exit(1)
+        _fail()
+
+
+def _fail() -> NoReturn:
+    """Exit with status 1; at once while torch is being imported, in a thread that the interpreter could not end."""
+    if any(thread.name == "import torch" for thread in threading.enumerate()):
+        sys.stdout.flush()
+        os._exit(1)
+    sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def _boot(
         if tensors is None:
             start.read(found.folder)
         manifest = _checked_manifest(found.folder)
-        model, shape = _read_model(config, found.folder)
+        model, shape = _read_model(config, found.folder, manifest)
     import_torch()
     with timeline.span("device"):
         device, dtype, threads = _open_device(config)
@@ -145,13 +145,15 @@ def _kernel_folder(config: EngineConfig, folder: Path, manifest: Manifest | None
     return folder / "kernels" if manifest is not None and manifest.kernels is not None else KERNEL_CACHE
 
 
-def _read_model(config: EngineConfig, folder: Path) -> tuple[Model, Architecture]:
+def _read_model(config: EngineConfig, folder: Path, manifest: Manifest | None) -> tuple[Model, Architecture]:
+    """The model is offered under the name it was asked for by; a baked one under the name it was baked from."""
+    name = config.model if manifest is None else manifest.model.source
     shape = read_architecture(folder)
     if config.skip_tokenizer_init:
-        return Model(config.model, folder, Tokenizer.without_text(), None, shape.vocab_size), shape
+        return Model(name, folder, Tokenizer.without_text(), None, shape.vocab_size), shape
     tokenizer = Tokenizer.from_folder(folder)
     template = ChatTemplate.from_folder(folder, tokenizer)
-    return Model(config.model, folder, tokenizer, template, shape.vocab_size), shape
+    return Model(name, folder, tokenizer, template, shape.vocab_size), shape
 
 
 def _open_device(config: EngineConfig) -> tuple[torch.device, torch.dtype, int]:

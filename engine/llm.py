@@ -12,6 +12,7 @@ from engine.config import EngineConfig
 from engine.engine import new_requests
 from engine.errors import InvalidRequest
 from engine.request import Event, Finish, FinishReason, SamplingParams, TokenLogprob
+from engine.start import Start
 
 
 @dataclass(slots=True)
@@ -60,17 +61,18 @@ class LLM:
 
     Args:
         model: `demo`, a folder, or a hub id.
+        start: what the caller has begun already.
         settings: fields of `EngineConfig`.
 
     Raises:
         PilotlightError: the model cannot be found, read or fitted.
     """
 
-    def __init__(self, model: str = "demo", **settings: Any) -> None:
+    def __init__(self, model: str = "demo", *, start: Start | None = None, **settings: Any) -> None:
         unknown = settings.keys() - {setting.name for setting in fields(EngineConfig)}
         if unknown:
             raise TypeError(f"LLM has no setting {min(unknown)}")
-        self.booted: Booted = boot_core(EngineConfig(model=model, **settings))
+        self.booted: Booted = boot_core(EngineConfig(model=model, **settings), start)
         self._order = itertools.count()
 
     def generate(

@@ -97,7 +97,9 @@ def indexed_weights(index: Path) -> list[str]:
 
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return sorted(f"{name}" for name in names)
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError("a file's name is no text")
+        return sorted(names)
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise InvalidModel(f"{index} cannot be read: {type(error).__name__}: {error}") from None
 

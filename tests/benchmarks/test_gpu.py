@@ -56,6 +56,10 @@ def test_the_whole_run_ends_at_a_tiny_shape(tmp_path: Path) -> None:
     assert figures["decode"]["compilations"] == 0
     assert figures["serving"]["tiny"].keys() == {"pilotlight", "transformers"}
     assert all(side["output_tokens_per_s"] > 0 for side in figures["serving"]["tiny"].values())
+    assert figures["cold_start"]["lanes"].keys() == {"resident", "weights-cold"}
+    assert all(lane["boot"]["deferred_from_token_s"] >= 0 for lane in figures["cold_start"]["lanes"].values())
+    pictures = {picture.name for picture in tmp_path.glob("*.svg")}
+    assert pictures == {"gpu_cold_start_resident.svg", "gpu_cold_start_weights-cold.svg"}
 
 
 def test_without_a_device_the_full_run_is_refused() -> None:

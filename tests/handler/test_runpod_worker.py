@@ -203,9 +203,9 @@ def test_local_test_prints_the_output() -> None:
     with running(Process, "-m", "handler", f"--test_input={json.dumps({'input': {'prompt': 5}})}") as process:
         assert process.wait() == 1
         assert "prompt" in process.output
-    with running(Process, "-m", "handler") as process:
+    with running(Process, "-m", "handler", files={"test_input.json": "[]"}) as process:
         assert process.wait() == 1
-        assert "test_input.json" in process.output
+        assert "JSON object" in process.output
 
 
 def test_serve_api() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -80,27 +79,3 @@ def test_kernels_are_compiled_for_the_model_alone_and_in_a_fixed_order(tmp_path:
     assert {f"kernels/{binary.file}" for binary in index.binaries} < manifest.files.keys()
     assert [binary.file for binary in index.binaries] == sorted(binary.file for binary in index.binaries)
     assert run("verify", str(tmp_path / "out")).returncode == 0
-
-
-def test_no_more_than_a_tensor_is_in_memory_at_once(tmp_path: Path) -> None:
-    """The process may not even reserve the memory that twice its imports and the model would take."""
-    program = (
-        "import sys, resource, torch\n"
-        "sys.path.insert(0, sys.argv[1])\n"
-        "import image.bake, engine.text, engine.chat\n"
-        "from pathlib import Path\n"
-        "def anonymous():\n"
-        "    return next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('RssAnon'))\n"
-        "before, seen = anonymous(), []\n"
-        "from contextlib import contextmanager\n"
-        "@contextmanager\n"
-        "def watch(what, total):\n"
-        "    yield lambda count: seen.append(anonymous())\n"
-        "image.bake.bake('demo', Path(sys.argv[2]), progress=watch)\n"
-        "print(max(seen) - before)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(ROOT), str(tmp_path / "out")], capture_output=True, text=True, check=True,
-        timeout=100,
-    )
-    assert int(done.stdout) < 24_000
