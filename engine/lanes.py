@@ -1,13 +1,8 @@
-"""What is in memory before a boot: the lanes of a measurement, prepared and then proved by probing.
-
-Residency is probed by reads that must not wait (`preadv2` with RWF_NOWAIT), never by `mincore`, which tells a process
-that does not own the file that all of it is resident (its manual page, since Linux 5.2).
-"""
+"""What is in memory before a boot: the lanes of a measurement, prepared and then proved by probing."""
 
 from __future__ import annotations
 
 import os
-import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from engine.errors import PilotlightError
+from engine.residency import resident_fraction
 from engine.tensor_file import weight_files
 
 Lane = Literal["weights-cold", "host-cold", "resident"]
@@ -24,10 +20,6 @@ Lane = Literal["weights-cold", "host-cold", "resident"]
 COLD = 0.02
 """Share of the weights that may still be resident in a cold lane: what the probing itself brings in, and rounding."""
 
-_PAGE = os.sysconf("SC_PAGE_SIZE")
-_PAGES_A_SAMPLE = 64
-"""A probe of a page that is not there makes the kernel read it; this few probes leave the file as good as cold."""
-_MOST_SAMPLES = 512
 _BLOCK = 16 << 20
 """Bytes of one read; `dd bs=16M` is what the rate compares with."""
 _MOST_MEASURED = 2 << 30
@@ -124,30 +116,11 @@ def residency(paths: Sequence[Path]) -> float | None:
     total, resident = 0, 0.0
     for path in paths:
         size = path.stat().st_size
-        share = _share_resident(path, size) if size else 1.0
+        share = resident_fraction(path)
         if share is None:
             return None
         total, resident = total + size, resident + share * size
     return resident / total if total else None
-
-
-def _share_resident(path: Path, size: int) -> float | None:
-    pages = -(-size // _PAGE)
-    count = max(1, min(pages // _PAGES_A_SAMPLE, _MOST_SAMPLES))
-    with _opened(path) as file:
-        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)  # No reading ahead: a probe brings in one page at most.
-        try:
-            # At random: the same places each time would be resident because the probe before was there.
-            return sum(_is_resident(file, page * _PAGE) for page in random.sample(range(pages), count)) / count
-        except OSError:
-            return None
-
-
-def _is_resident(file: int, offset: int) -> bool:
-    try:
-        return os.preadv(file, [bytearray(1)], offset, os.RWF_NOWAIT) == 1
-    except BlockingIOError:
-        return False
 
 
 def _check(lane: Lane | None, weights: float | None) -> None:

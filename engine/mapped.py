@@ -67,7 +67,7 @@ class Mapped:
 
     def _populate(self, file: TensorFile, whole: Tensor) -> None:
         """Make the pages present, so that computing does not stop at each for the kernel."""
-        start, fraction = self._timeline.now(), resident_fraction(file.path)
+        start, fraction = self._timeline.now(), resident_fraction(file.path) or 0.0
         # Through ctypes, which releases Python's lock meanwhile; `mmap.madvise` does not.
         advise = ctypes.CDLL(None).madvise
         advise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]

@@ -34,7 +34,7 @@ class Read:
     """What was done about one file; seconds on the monotonic clock.
 
     Attributes:
-        resident_fraction: how much of it was in memory before.
+        resident_fraction: how much of it was in memory before; 0 where that cannot be told.
     """
 
     file: Path
@@ -89,7 +89,7 @@ class Prefetch:
         started = time.monotonic()
         header = read_header(file)
         spans = _windows([(entry.begin, entry.end) for entry in reading_order(header)])
-        kind, fraction = medium(file), resident_fraction(file)
+        kind, fraction = medium(file), resident_fraction(file) or 0.0
         if fraction < _RESIDENT:
             self._read_in_parallel(file, spans, READERS[kind])
         return Read(file, header.size, fraction, kind, started, time.monotonic())

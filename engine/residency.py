@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -15,32 +14,28 @@ _MOST_SAMPLES = 256
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "virtiofs", "lustre", "glusterfs", "fuse.glusterfs", "beegfs"}
 
 
-def resident_fraction(file: Path, ranges: Iterable[tuple[int, int]] | None = None) -> float:
-    """The share of a file that a read would find in memory, by samples; 1 for an empty file, 0 where it cannot be told.
+def resident_fraction(file: Path) -> float | None:
+    """The share of a file that a read would find in memory, by samples; 1 of nothing, None where it cannot be told.
 
     Asks with `preadv2(RWF_NOWAIT)`, which reads what is there and never waits for storage. `mincore` would not do: it
     tells a user who does not own the file that all of it is resident (`can_do_mincore` in Linux' mm/mincore.c). Asking
     for a page that is not there has it read, so samples are few, of one page, and never twice at the same place.
-
-    Args:
-        ranges: parts of the file to look at, as [begin, end) in bytes; None is all of it.
     """
     with file.open("rb", buffering=0) as opened:
         number = opened.fileno()
         os.posix_fadvise(number, 0, 0, os.POSIX_FADV_RANDOM)
-        spans = [(0, os.fstat(number).st_size)] if ranges is None else list(ranges)
-        offsets = [offset for begin, end in spans for offset in _samples(begin, end)]
+        offsets = _samples(os.fstat(number).st_size)
         try:
             found = sum(_is_resident(number, offset) for offset in offsets)
         except OSError:  # The file system does not know the flag.
-            return 0.0
+            return None
     return found / len(offsets) if offsets else 1.0
 
 
-def _samples(begin: int, end: int) -> list[int]:
-    """One place, at random, in each of the parts that a range is cut into."""
-    step = max(_SAMPLE_BYTES, (end - begin) // _MOST_SAMPLES)
-    return [at + int.from_bytes(os.urandom(6), "little") % min(step, end - at) for at in range(begin, end, step)]
+def _samples(size: int) -> list[int]:
+    """One place, at random, in each of the parts that a file is cut into."""
+    step = max(_SAMPLE_BYTES, size // _MOST_SAMPLES)
+    return [at + int.from_bytes(os.urandom(6), "little") % min(step, size - at) for at in range(0, size, step)]
 
 
 def _is_resident(number: int, offset: int) -> bool:

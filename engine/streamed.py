@@ -121,7 +121,7 @@ class Streamed:
 
     def _add(self, part: Stored, target: Tensor) -> None:
         if part.file not in self._begun:
-            self._begun[part.file] = self._timeline.now(), resident_fraction(part.file.path)
+            self._begun[part.file] = self._timeline.now(), resident_fraction(part.file.path) or 0.0
         step = self._buffer // part.dtype.itemsize
         for first, piece in zip(range(0, len(target), step), target.split(step), strict=True):
             offset = part.entry.begin + first * part.dtype.itemsize

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -120,7 +121,7 @@ def test_prompt_logprobs_equal_transformers_at_float32(
     ],
 )
 def test_company_changes_no_token(
-    circumstance: str, settings: dict[str, int], folder: Path, reference: PreTrainedModel, prompts: list[list[int]],
+    circumstance: str, settings: dict[str, Any], folder: Path, reference: PreTrainedModel, prompts: list[list[int]],
     expected: list[list[int]],
 ) -> None:
     llm = LLM(str(folder), device="cpu", dtype="float32", **settings)
