@@ -13,6 +13,18 @@ RUN mkdir /requirements && python3 -c "import tomllib; \
 COPY constraints.txt /requirements/
 
 
+FROM ${BASE} AS native
+RUN --mount=type=bind,from=requirements,source=/requirements,target=/requirements \
+    apt-get update \
+    && apt-get install --yes --no-install-recommends g++ \
+    && python3 -m venv /tools \
+    && /tools/bin/pip install -c /requirements/constraints.txt setuptools
+WORKDIR /source
+COPY setup.py ./
+COPY kernels/cpu/source kernels/cpu/source
+RUN /tools/bin/python setup.py --quiet build_ext --build-lib /native
+
+
 FROM ${BASE} AS foundation
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends libgomp1 tini \
@@ -36,18 +48,10 @@ RUN --mount=type=bind,from=requirements,source=/requirements,target=/requirement
         --invalidation-mode unchecked-hash /opt/venv/lib
 
 
-FROM foundation AS native
-RUN apt-get update && apt-get install --yes --no-install-recommends g++
-WORKDIR /source
-COPY setup.py ./
-COPY kernels/cpu/source kernels/cpu/source
-RUN /opt/venv/bin/python setup.py --quiet build_ext --build-lib /native
-
-
 FROM foundation AS builder
 WORKDIR /source
 COPY . .
-# There is no compiler here, so the CPU kernels are left out; they come from the stage before.
+# There is no compiler here, so the CPU kernels are left out; they come from a stage of their own.
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m pip --python /opt/venv/bin/python install --no-compile --no-deps --target /opt/pilotlight . \
     && PYTHONHASHSEED=0 /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/pilotlight

@@ -16,9 +16,11 @@ import openvino_genai
 from openvino import Tensor
 
 
-def make_pipeline(folder: Path, pipeline: str, threads: int) -> Any:
-    """A pipeline that keeps what it compiled beside the model, as OpenVINO's users are told to for a fast start."""
-    properties: dict[str, Any] = {"CACHE_DIR": str(folder / "cache"), "INFERENCE_NUM_THREADS": threads}
+def make_pipeline(folder: Path, pipeline: str, threads: int, cached: bool) -> Any:
+    """A pipeline; one that is cached keeps what it compiled beside the model, which its next start reads."""
+    properties: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads}
+    if cached:
+        properties["CACHE_DIR"] = str(folder / "cache")
     if pipeline == "continuous":
         scheduling = openvino_genai.SchedulerConfig()
         scheduling.cache_size = 1
@@ -40,9 +42,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--ids", type=int, nargs="+", required=True)
     parser.add_argument("--pipeline", choices=["continuous", "pa", "sdpa"], default="continuous")
+    parser.add_argument("--cached", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    pipeline = make_pipeline(arguments.folder, arguments.pipeline, arguments.threads)
+    pipeline = make_pipeline(arguments.folder, arguments.pipeline, arguments.threads, arguments.cached)
     token = first_token(pipeline, arguments.ids)
     os.write(sys.stdout.fileno(), (pipeline.get_tokenizer().decode([token]) + "\n").encode())
     print(json.dumps({"token_id": token, "version": openvino_genai.__version__}))

@@ -28,6 +28,9 @@ READERS = {"local": 2, "overlay": 2, "network": 8}
 
 _RESIDENT = 0.99
 
+_GAP = 4096
+"""Bytes; a baked file's tensors are so far apart at most."""
+
 
 @dataclass(frozen=True, slots=True)
 class Read:
@@ -122,10 +125,10 @@ def _read_spans(file: Path, take: Callable[[], tuple[int, int] | None]) -> None:
 
 
 def _windows(spans: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """The same bytes in the same order, neighbours joined, in pieces of a window at most."""
+    """The same bytes in the same order, neighbours joined over small gaps, in pieces of a window at most."""
     joined: list[list[int]] = []
     for begin, end in spans:
-        if joined and joined[-1][1] == begin:
+        if joined and 0 <= begin - joined[-1][1] <= _GAP:
             joined[-1][1] = end
         else:
             joined.append([begin, end])

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import InvalidModel
+from engine.manifest import PADDING
 from engine.source import INDEX, chosen_weights, indexed_weights
 
 BITS = {
@@ -127,8 +128,12 @@ def _entry(name: str, start: int, fields: dict[str, Any]) -> Entry:
 
 
 def reading_order(file: TensorFile) -> list[Entry]:
-    """The file's tensors in the order a decoder computes with them: embedding, layer by layer, norm, head."""
-    return sorted(file.entries.values(), key=lambda entry: (_stage(entry.name), entry.begin))
+    """The file's tensors in the order a decoder computes with them: embedding, layer by layer, norm, head.
+
+    Without those that only fill the gaps of a baked file.
+    """
+    entries = (entry for name, entry in file.entries.items() if not name.startswith(PADDING))
+    return sorted(entries, key=lambda entry: (_stage(entry.name), entry.begin))
 
 
 def _stage(name: str) -> int:

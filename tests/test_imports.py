@@ -17,7 +17,8 @@ TORCH_FREE = [
     "pilotlight", "engine", "engine.config", "engine.errors", "engine.machine", "engine.pages", "engine.plan",
     "engine.request", "engine.scheduler", "engine.core", "engine.engine", "engine.text", "engine.chat", "engine.source",
     "engine.timeline", "engine.llm", "engine.boot", "engine.bench", "engine.doctor", "handler", "handler.server",
-    "handler.app", "handler.bench", "kernels",
+    "handler.app", "handler.bench", "kernels", "engine.manifest", "engine.prefetch", "engine.residency",
+    "engine.tensor_file", "engine.start", "engine.hub", "engine.first_token", "engine.lanes", "engine.boot_runs",
 ]
 HEAVY = {
     "transformers", "fastapi", "starlette", "uvicorn", "runpod", "boto3", "aiohttp", "httpx", "prometheus_client",

@@ -1,0 +1,85 @@
+"""What `python -m handler` is, by its arguments, the environment and the current folder."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+from handler.healthcheck import find_server
+from handler.mode import Mode, choose_mode
+from tests.handler.processes import ROOT, Server, eventually, free_port, running
+
+QUEUE = {"RUNPOD_WEBHOOK_GET_JOB": "http://127.0.0.1/job-take/$ID"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "test_input", "mode"),
+    [
+        ([], {}, False, "server"),
+        ([], {"PORT": ""}, False, "server"),
+        ([], {}, True, "runpod's test"),
+        (["--test_input={}"], QUEUE, False, "runpod's test"),
+        (["--test_input", "{}"], {}, False, "runpod's test"),
+        (["--rp_serve_api", "--rp_api_port", "8001"], {"PORT": "80"}, False, "runpod's test"),
+        ([], {"RUNPOD_REALTIME_PORT": "9000"}, False, "runpod's test"),
+        ([], {"RUNPOD_REALTIME_PORT": "0", **QUEUE}, False, "queue"),
+        ([], QUEUE, True, "queue"),
+        ([], {"PORT": "80"}, False, "load balancer"),
+        ([], {"PORT_HEALTH": "81", **QUEUE}, True, "load balancer"),
+    ],
+)
+def test_the_mode(arguments: list[str], environment: dict[str, str], test_input: bool, mode: Mode) -> None:
+    assert choose_mode(arguments, environment, test_input) == mode
+
+
+@pytest.mark.parametrize(
+    ("environment", "address"),
+    [
+        ({}, ("127.0.0.1", 8000)),
+        ({"PILOTLIGHT_HOST": "0.0.0.0", "PILOTLIGHT_PORT": "9"}, ("127.0.0.1", 9)),
+        ({"PILOTLIGHT_HOST": "::"}, ("::1", 8000)),
+        ({"PILOTLIGHT_HOST": "10.0.0.1", "PORT": "9", "PORT_HEALTH": "10"}, ("10.0.0.1", 10)),
+        ({"PORT_HEALTH": "10"}, ("127.0.0.1", 10)),
+        (QUEUE, None),
+    ],
+)
+def test_what_the_health_check_asks(environment: dict[str, str], address: tuple[str, int] | None) -> None:
+    assert find_server(environment) == address
+
+
+def test_the_health_check_fails_where_nothing_listens() -> None:
+    assert check_health(free_port()) == 1
+
+
+def check_health(port: int) -> int:
+    command = [sys.executable, "-m", "handler.healthcheck"]
+    return subprocess.run(command, env={"PORT": str(port)}, cwd=ROOT, timeout=60, check=False).returncode
+
+
+def test_it_serves_where_nothing_else_is_asked_for() -> None:
+    with running(Server, "-m", "handler", environment={"PILOTLIGHT_PORT": "0"}) as server:
+        server.await_ready()
+        assert server.url.startswith("http://127.0.0.1:")
+        assert check_health(httpx.URL(server.url).port or 0) == 0
+        assert server.stop() == 0
+
+
+def test_a_load_balanced_worker_says_how_it_is_on_a_port_of_its_own() -> None:
+    port, health_port = free_port(), free_port()
+    variables = {"PORT": f"{port}", "PORT_HEALTH": f"{health_port}", "HEALTH_CHECK_PATH": "/health"}
+    with running(Server, "-m", "handler", environment=variables) as server:
+        assert eventually(lambda: len(re.findall(r"listening on http://0\.0\.0\.0", server.output)) == 2), server.output
+        health = f"http://127.0.0.1:{health_port}/health"
+        assert eventually(lambda: httpx.get(health).status_code == httpx.codes.OK)
+        assert httpx.get(health).content == b"", "it is asked as /ping is, whose first answer is 204"
+        assert httpx.get(f"http://127.0.0.1:{port}/v1/models").status_code == httpx.codes.OK
+
+
+def test_a_port_that_is_none_is_named() -> None:
+    with running(Server, "-m", "handler", environment={"PORT": "eighty"}) as server:
+        assert server.wait() == 1
+        assert "PORT: " in server.output
