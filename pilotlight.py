@@ -10,21 +10,20 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, get_args
 
 import typer
 
 from engine.config import Device, DType, EngineConfig, Quantization
+from engine.display import print_checks, progress, report, working
 from engine.errors import PilotlightError
 from engine.lanes import Lane
 
 if TYPE_CHECKING:
-    from engine.doctor import Check
     from engine.llm import LLM
     from engine.start import Start
 
@@ -203,17 +202,17 @@ def offline(
     jobs = read_workload(workload)
     if tokens_out is not None:
         tokens_out.touch()  # A place that cannot be written is better known before the run than after it.
-    with _working(f"loading {model}", as_json):
+    with working(f"loading {model}", as_json):
         config = EngineConfig(
             model, device, dtype, max_model_len, kv_memory, quantize=quantize, deterministic=deterministic
         )
         run = Bench(config, jobs)
     _note(run.plan.lines())
-    with _progress("tokens", run.output_tokens, as_json) as advance:
+    with progress("tokens", run.output_tokens, as_json) as advance:
         result, answers = run.run(advance)
     if tokens_out is not None:
         tokens_out.write_text("".join(f"{json.dumps(ids)}\n" for ids in answers))
-    _report(asdict(result), as_json)
+    report(asdict(result), as_json)
 
 
 @bench.command()
@@ -239,9 +238,9 @@ def http(
 
     endpoint = Endpoint(url, api_key, timeout)
     plan = read_trace(trace, requests, speed) if trace else same_requests(prompt, max_tokens, requests)
-    with _progress("requests", len(plan), as_json) as advance:
+    with progress("requests", len(plan), as_json) as advance:
         result = measure(endpoint, plan, concurrency or (1024 if trace else 8), advance)
-    _report(asdict(result), as_json)
+    report(asdict(result), as_json)
     if result.failed:
         raise typer.Exit(1)
 
@@ -282,7 +281,7 @@ def boot(
         "max-model-len": max_model_len, "kv-memory": kv_memory, "quantize": quantize,
     }
     options = tuple(f"--{name}={value}" for name, value in given.items() if value is not None)
-    with _progress("boots", runs, as_json) as advance:
+    with progress("boots", runs, as_json) as advance:
         measurement = measure(Task(model, lane, options), runs, advance)
     show(measurement, earlier, svg, as_json=as_json)
 
@@ -311,9 +310,9 @@ def bake(
 
     architectures = parse_architectures(arch) if arch else ()
     options = BakeOptions(revision, quantize, architectures, parse_dtypes(dtype), force)
-    report = asdict(bake_model(source, out, options, unseen if as_json else byte_progress))
-    _note(f"warning: {warning}" for warning in report.pop("warnings"))
-    _report(report, as_json)
+    baked = asdict(bake_model(source, out, options, unseen if as_json else byte_progress))
+    _note(f"warning: {warning}" for warning in baked.pop("warnings"))
+    report(baked, as_json)
 
 
 @app.command()
@@ -339,12 +338,12 @@ def doctor(as_json: JsonOption = False) -> None:
     """What this machine has and lacks; fails when something is missing without which nothing runs."""
     from engine.doctor import examine
 
-    with _working("looking around", as_json):
+    with working("looking around", as_json):
         checks = list(examine())
     if as_json:
         _write(json.dumps({"checks": [asdict(check) for check in checks]}) + "\n")
     else:
-        _print_checks(checks)
+        print_checks(checks)
     if not all(check.ok for check in checks if check.required):
         raise typer.Exit(1)
 
@@ -359,7 +358,7 @@ def _begin(model: str) -> Start:
 def _load(start: Start, config: EngineConfig, quiet: bool) -> LLM:
     from engine.llm import LLM
 
-    with _working(f"loading {config.model}", quiet):
+    with working(f"loading {config.model}", quiet):
         llm = LLM(**asdict(config), start=start)
     _note(llm.booted.plan.warnings)
     return llm
@@ -383,58 +382,6 @@ def _ignore(text: str) -> None:
 def _note(lines: Iterable[str]) -> None:
     for line in lines:
         print(line, file=sys.stderr)
-
-
-def _report(fields: dict[str, Any], as_json: bool) -> None:
-    """Figures on standard output: one JSON object, or a line each for a person."""
-    if as_json:
-        _write(json.dumps(fields) + "\n")
-        return
-    for name, value in fields.items():
-        _write(f"{name:<20} {_describe(value)}\n")
-
-
-def _describe(value: object) -> str:
-    if isinstance(value, dict):
-        return "  ".join(f"{name} {_describe(part)}" for name, part in value.items())
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _print_checks(checks: Iterable[Check]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=None, show_header=False)
-    for check in checks:
-        mark = "[green]yes[/]" if check.ok else "[red]NO[/]" if check.required else "[yellow]no[/]"
-        table.add_row(mark, check.name, escape(check.detail))
-    Console().print(table)
-
-
-@contextmanager
-def _working(what: str, quiet: bool) -> Iterator[None]:
-    """A spinner on standard error while something without a length runs, when somebody can see it."""
-    if quiet or not sys.stderr.isatty():
-        yield
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status(what):
-        yield
-
-
-@contextmanager
-def _progress(unit: str, total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, when somebody can see it; gives what advances it."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
-
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
-    hidden = quiet or not sys.stderr.isatty()
-    with Progress(*columns, console=Console(stderr=True), disable=hidden, transient=True) as progress:
-        task = progress.add_task(unit, total=total)
-        yield lambda count: progress.advance(task, count)
 
 
 def main() -> None:
