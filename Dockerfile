@@ -58,6 +58,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 ARG MODEL=demo
 ARG MODEL_REVISION=
 ARG QUANTIZE=none
+ARG ARCH=
 WORKDIR /
 # Last, what is large and seldom changes is parted from what is small and often does; the same files are the same layer
 # once their times are, too.

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from jinja2 import Template, Undefined, nodes
-from jinja2.exceptions import SecurityError, TemplateError, TemplateRuntimeError, TemplateSyntaxError
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import InvalidModel, InvalidRequest
 from engine.text import Tokenizer, read_json_object
 
+if TYPE_CHECKING:
+    from jinja2 import Template
+
 Message = Mapping[str, Any]
 """A chat message in OpenAI's shape."""
-
-MAX_RENDERED = 1 << 24
-"""Characters a template may write; far above any context, far below what hurts the process."""
 
 _CONTINUE_TAG = "CONTINUE_FINAL_MESSAGE_TAG "
 
@@ -34,9 +26,11 @@ class ChatTemplate:
     """
 
     def __init__(self, sources: Mapping[str, str], special_tokens: Mapping[str, str]) -> None:
-        environment = _environment()
+        from engine.sandbox import compile_template, sandbox
+
+        environment = sandbox()
         self._sources = sources
-        self._templates = {name: _compile(environment, name, source) for name, source in sources.items()}
+        self._templates = {name: compile_template(environment, name, source) for name, source in sources.items()}
         self._special_tokens = special_tokens
 
     @classmethod
@@ -89,90 +83,12 @@ class ChatTemplate:
         return "tool_use" if with_tools and "tool_use" in self._sources else "default"
 
     def _run(self, template: Template, arguments: dict[str, Any], template_kwargs: dict[str, object]) -> str:
+        from engine.sandbox import bounded, one_line
+
         try:
-            return _bounded(template.generate({**self._special_tokens, **template_kwargs, **arguments}))
+            return bounded(template.generate({**self._special_tokens, **template_kwargs, **arguments}))
         except Exception as error:  # the template is foreign code: whatever it raises is about this request
-            raise InvalidRequest(f"the chat template refuses these messages: {_one_line(error)}", "messages") from error
-
-
-class _Environment(ImmutableSandboxedEnvironment):
-    """The sandbox, made stricter: no look at what is guarded, and no operator that fills the memory at once."""
-
-    intercepted_binops = frozenset({"*", "**"})
-
-    def call_binop(self, context: Context, operator: str, left: object, right: object) -> object:
-        if operator == "**":
-            raise SecurityError("powers are not allowed")
-        for repeated, times in ((left, right), (right, left)):
-            if isinstance(times, int) and isinstance(repeated, str | list | tuple):
-                _require_short(len(repeated) * times)
-        return super().call_binop(context, operator, left, right)
-
-    def unsafe_undefined(self, obj: object, attribute: str) -> Undefined:
-        raise SecurityError(f"attribute {attribute!r} of a {type(obj).__name__} is out of bounds")
-
-
-class _GenerationTag(Extension):
-    """`{% generation %}` marks what the assistant says, for training; here it changes nothing."""
-
-    tags = {"generation"}  # noqa: RUF012 (jinja2's own declaration)
-
-    def parse(self, parser: Parser) -> nodes.Node:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.Scope(body, lineno=line)
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    """What transformers gives its templates (`utils/chat_template_utils.py`), so that theirs run unchanged."""
-    environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols])
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    return environment
-
-
-def _compile(environment: ImmutableSandboxedEnvironment, name: str, source: str) -> Template:
-    try:
-        return environment.from_string(source)
-    except TemplateSyntaxError as error:
-        raise InvalidModel(f"chat template {name!r}, line {error.lineno}: {_one_line(error)}") from error
-    except Exception as error:  # jinja2 works out constants here, so anything can be raised
-        raise InvalidModel(f"chat template {name!r}: {_one_line(error)}") from error
-
-
-def _raise_exception(message: str) -> None:
-    raise TemplateError(message)
-
-
-def _strftime_now(pattern: str) -> str:
-    return datetime.now().astimezone().strftime(pattern)
-
-
-def _to_json(
-    value: object, ensure_ascii: bool = False, indent: int | str | None = None,
-    separators: tuple[str, str] | None = None, sort_keys: bool = False,
-) -> str:
-    """JSON as models were trained on it: jinja2's own filter escapes `<`, `>`, `&` and `'` for HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _require_short(length: int) -> None:
-    if length > MAX_RENDERED:
-        raise TemplateRuntimeError(f"more than {MAX_RENDERED} characters")
-
-
-def _bounded(parts: Iterable[str]) -> str:
-    written, length = [], 0
-    for part in parts:
-        length += len(part)
-        _require_short(length)
-        written.append(part)
-    return "".join(written)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:500] or type(error).__name__
+            raise InvalidRequest(f"the chat template refuses these messages: {one_line(error)}", "messages") from error
 
 
 def _message(message: Message, index: int) -> dict[str, Any]:
