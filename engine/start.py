@@ -55,9 +55,13 @@ class Start:
             prefetch(folder, self.timeline)
 
     def end(self) -> None:
-        """The boot is over: imports are watched no more, and garbage is collected again."""
+        """The boot is over: imports are watched no more, and garbage is collected again.
+
+        But not among what is there by now: the first collection would hold up the first token to look through it all.
+        """
         self._watch.end()
         if self._collects:
+            gc.freeze()
             gc.enable()
 
     def _read_ahead(self, model: str) -> None:
