@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -42,11 +41,11 @@ print("imported", flush=True)
 """
 
 
-def measure(model: Model, lane: Lane) -> dict[str, Any]:
+def measure(model: Model, lane: Lane, python: Path) -> dict[str, Any]:
     """The most a boot takes and each term of what it may take, in bytes."""
     resident = enter(lane, model.baked)
-    seen, report = boot(model, memory=True)
-    imports = imported_bytes(model)
+    seen, report = boot(model, python, memory=True)
+    imports = imported_bytes(model, python)
     cache = cache_bytes(model, report["prompt_tokens"], report["dtype"])
     weights = sum(file.stat().st_size for file in weight_files(model.baked))
     return {
@@ -56,12 +55,12 @@ def measure(model: Model, lane: Lane) -> dict[str, Any]:
     }
 
 
-def imported_bytes(model: Model) -> int:
+def imported_bytes(model: Model, python: Path) -> int:
     """The most that a process takes which imports what a boot has imported, and does nothing else."""
     with tempfile.TemporaryDirectory() as folder:
         names = Path(folder) / "modules.txt"
-        watch([sys.executable, "-P", "-c", _BOOT, str(names), str(model.baked)], ours_first())
-        return watch([sys.executable, "-P", "-c", _IMPORT, str(names)], ours_first(), memory=True).peak_anonymous
+        watch([str(python), "-P", "-c", _BOOT, str(names), str(model.baked)], ours_first())
+        return watch([str(python), "-P", "-c", _IMPORT, str(names)], ours_first(), memory=True).peak_anonymous
 
 
 def cache_bytes(model: Model, prompt: int, dtype: str) -> int:

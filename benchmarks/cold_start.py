@@ -68,7 +68,8 @@ def measure_part(part: str, arguments: argparse.Namespace, interpreters: Mapping
             side, model, lane, interpreters
         ), warm_up)
     if part == "memory":
-        return measure("memory", models, [OURS], 1, lambda model, lane, _: cold_memory.measure(model, lane), 0)
+        own = interpreters.get(OURS, Path(sys.executable))
+        return measure("memory", models, [OURS], 1, lambda model, lane, _: cold_memory.measure(model, lane, own), 0)
     return measure("loaders", models, arguments.loaders, rounds, lambda model, lane, loader: load(
         loader, model, lane, interpreters
     ), warm_up)
@@ -77,6 +78,8 @@ def measure_part(part: str, arguments: argparse.Namespace, interpreters: Mapping
 def needed(arguments: argparse.Namespace) -> set[str]:
     """The environments of the sides and loaders that take part."""
     sides = {PEERS[side][0] for side in arguments.sides if side != OURS} if "tokens" in arguments.parts else set()
+    if not arguments.quick:
+        sides.add(OURS)
     loaders = {ENVIRONMENTS[loader] for loader in arguments.loaders if loader != DD}
     return sides | ({name for name in loaders if name} if "loaders" in arguments.parts else set())
 

@@ -63,7 +63,7 @@ def first_token(side: str, model: Model, lane: Lane, interpreters: Mapping[str, 
         told = json.loads(seen.output.splitlines()[-1])
         return {**about, "resident_fraction": resident, "first_token_s": seen.first_byte_s, **told}
     resident = enter(lane, model.baked)
-    seen, report = boot(model)
+    seen, report = boot(model, interpreters.get(OURS, Path(sys.executable)))
     torch_s = _end(report, "import torch") + report["origin"] - seen.started
     figures = {**about, "resident_fraction": resident, "first_token_s": seen.first_byte_s, "torch_s": torch_s}
     files = weight_files(model.baked)
@@ -75,11 +75,11 @@ def first_token(side: str, model: Model, lane: Lane, interpreters: Mapping[str, 
     return {**figures, "read_bytes_per_s": rate, "floor_s": floor_s, "token_id": report["token_id"], "dtype": dtype}
 
 
-def boot(model: Model, *, memory: bool = False) -> tuple[Watched, Figures]:
+def boot(model: Model, python: Path, *, memory: bool = False) -> tuple[Watched, Figures]:
     """Boot Pilotlight to its first token; what was seen from outside, and what it reports itself."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
-        command = [sys.executable, "-P", "-m", "engine.first_token", str(model.baked), "--report", str(report)]
+        command = [str(python), "-P", "-m", "engine.first_token", str(model.baked), "--report", str(report)]
         seen = watch(command, ours_first(), memory=memory)
         return seen, json.loads(report.read_text())
 

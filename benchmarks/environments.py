@@ -1,4 +1,4 @@
-"""A virtual environment for each peer, made once and kept."""
+"""A virtual environment for each side, made once and kept."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
-CONSTRAINTS = Path(__file__).parent.parent / "constraints.txt"
+ROOT = Path(__file__).parent.parent
+CONSTRAINTS = ROOT / "constraints.txt"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "pilotlight" / "peers"
 LLAMA_CPP_BUILD = "-DLLAVA_BUILD=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF"
 
@@ -27,6 +29,12 @@ def packages() -> dict[str, list[str]]:
     }
 
 
+def own_packages() -> dict[str, list[str]]:
+    """What a user's environment holds who installs Pilotlight alone; its code is this checkout's."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return {"pilotlight": ["--constraint", str(CONSTRAINTS), *project["dependencies"]]}
+
+
 def loader_packages() -> dict[str, list[str]]:
     """What the environment of each peer holds that only loads weights."""
     return {
@@ -36,12 +44,12 @@ def loader_packages() -> dict[str, list[str]]:
 
 
 def interpreter(name: str, folder: Path) -> Path:
-    """The Python of a peer's environment under `folder`, made first if it is not there or holds other versions.
+    """The Python of a side's environment under `folder`, made first if it is not there or holds other versions.
 
     Raises:
         subprocess.CalledProcessError: pip failed.
     """
-    needed = (packages() | loader_packages())[name]
+    needed = (own_packages() | packages() | loader_packages())[name]
     environment, wanted = folder / name, "\n".join(needed)
     python, made = environment / "bin" / "python", environment / "packages.txt"
     if not made.exists() or made.read_text() != wanted:

@@ -28,7 +28,7 @@ from engine.manifest import (
 from engine.models import read_architecture
 from engine.models.architecture import Architecture
 from engine.source import Found, locate
-from image.folder import BakeFailed, require_free, require_room, staged
+from image.folder import BakeFailed, require_apart, require_free, require_room, staged
 from image.layout import Piece, Slot, group_size, pieces, place, stored_forms
 from image.progress import Progress, unseen
 from image.quality import baked_load, measure_change
@@ -102,9 +102,10 @@ def bake(source: str, out: Path, options: BakeOptions | None = None, progress: P
         ModelNotFound, InvalidModel, InvalidConfig: of the source.
         BakeFailed: it cannot be put there, or not be rounded or compiled as asked.
     """
-    began, options, out = time.monotonic(), options or BakeOptions(), out.expanduser().absolute()
+    began, options, out = time.monotonic(), options or BakeOptions(), out.expanduser().resolve()
     require_free(out, options.force)
     found = locate(source, options.revision)
+    require_apart(out, found.folder.resolve())
     model = _Source(source, found, options.quantize)
     out.parent.mkdir(parents=True, exist_ok=True)
     require_room(out, model.bytes + _SPARE)

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from engine.errors import PilotlightError
-from engine.manifest import MANIFEST
+from engine.errors import InvalidModel, PilotlightError
+from engine.manifest import MANIFEST, read_manifest
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -36,6 +36,32 @@ def require_free(out: Path, force: bool) -> None:
         raise BakeFailed(f"{out} is not empty and no baked folder; name another, or empty it")
     if not force:
         raise BakeFailed(f"{out} is a baked folder already; --force replaces it")
+    strangers = sorted(_files(out) - _baked_files(out))
+    if strangers:
+        raise BakeFailed(f"{out} also holds {strangers[0]}, which no bake put there; move it away first")
+
+
+def require_apart(out: Path, source: Path) -> None:
+    """Refuse to put a model in the place of what it is made of.
+
+    Raises:
+        BakeFailed: one of the two folders is the other, or lies in it.
+    """
+    if out == source or out in source.parents or source in out.parents:
+        raise BakeFailed(f"{out} and {source}, which it would be made of, lie in each other; name another folder")
+
+
+def _files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()}
+
+
+def _baked_files(folder: Path) -> set[str]:
+    """The files that the folder's manifest accounts for; just itself where it cannot be read."""
+    try:
+        manifest = read_manifest(folder)
+    except InvalidModel:
+        manifest = None
+    return {MANIFEST, *(manifest.files if manifest is not None else ())}
 
 
 def require_room(out: Path, needed: int) -> None:
