@@ -173,7 +173,7 @@ def _by_hub_id(model: str, revision: str | None) -> Found:
         begun = repository_folder(model) in (folder.name for folder in _children(hub_cache()))
         wanted = f"{model} at {revision}" if revision else model
         held = f"{wanted} is not {'wholly ' if begun else ''}in {hub_cache()}"
-        raise ModelNotFound(f"{held}, and HF_HUB_OFFLINE forbids to fetch it: unset that, or bring the model there")
+        raise ModelNotFound(f"{held}, and HF_HUB_OFFLINE forbids fetching it: unset that, or bring the model there")
     return _from_hub(model, revision, cached)
 
 

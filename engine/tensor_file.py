@@ -101,7 +101,9 @@ def read_header(path: Path) -> TensorFile:
                 raise ValueError(f"its header would be {length} bytes long, the file is {size}")
             header = json.loads(file.read(length))
         return _parse(path, size, 8 + length, header)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except OSError as error:
+        raise InvalidModel(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidModel(f"{path} is not a whole safetensors file: {error}") from None
 
 
