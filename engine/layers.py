@@ -6,15 +6,14 @@ them; projections that read the same input are fused into one product.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from mmap import mmap
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
+from engine.lazy_zeros import lazy_zeros
 from engine.models.architecture import Architecture
 from engine.weights import TensorSource
 from kernels.operations import Attention, Linear, Norms, Operations
@@ -53,19 +52,13 @@ class KVCache:
         self, shape: Architecture, pages: int, page_size: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         size = (shape.layers, 2, pages, page_size, shape.kv_heads, shape.head_dim)
-        on_cpu = device.type == "cpu"
-        self._storage = _lazy_zeros(size, dtype) if on_cpu else torch.zeros(size, dtype=dtype, device=device)
+        self._storage = lazy_zeros(size, dtype, device)
         # Views cost 20 microseconds to make, which a step would pay in every layer.
         self._layers: list[LayerCache] = [(key, value) for key, value in self._storage]
 
     def layer(self, index: int) -> LayerCache:
         """Keys and values of one layer, each [pages, page_size, kv_heads, head_dim]."""
         return self._layers[index]
-
-
-def _lazy_zeros(size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Zeros that take memory, and time, only when first written: `torch.zeros` would write them all at boot."""
-    return torch.frombuffer(mmap(-1, math.prod(size) * dtype.itemsize), dtype=dtype).view(size)
 
 
 def _linear(

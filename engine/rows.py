@@ -8,6 +8,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from engine.lazy_zeros import lazy_zeros
 from engine.request import Request, SamplingParams
 from kernels.draws import DrawTable
 
@@ -33,8 +34,8 @@ class Rows:
         self, rows: int, max_model_len: int, page_size: int, device: torch.device, padding_page: int = 0
     ) -> None:
         # Two at least: a padding row reads its first token and writes its second.
-        self.tokens = torch.zeros((rows + 1, max(max_model_len, 2)), dtype=torch.int64, device=device)
-        self.page_tables = torch.zeros((rows + 1, -(-max_model_len // page_size)), dtype=torch.int64, device=device)
+        self.tokens = lazy_zeros((rows + 1, max(max_model_len, 2)), torch.int64, device)
+        self.page_tables = lazy_zeros((rows + 1, -(-max_model_len // page_size)), torch.int64, device)
         self.page_tables[rows] = padding_page
         self.draws = DrawTable.greedy(rows + 1, device)
         self.padding = rows
