@@ -343,7 +343,7 @@ def test_ctrl_c_ends_a_download(hub: Hub, machine: Machine) -> None:
     process = machine.start()
     wait_for(lambda: {"config.json", "tokenizer.json"} <= names_under(machine.home))
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=5)
+    process.communicate(timeout=hub.failures.stall_s / 2)
     assert process.returncode != 0
 
 

@@ -54,8 +54,10 @@ def test_a_kill_in_the_middle_leaves_nothing_baked_and_the_next_bake_succeeds(tm
 def test_an_interrupt_cleans_up_after_itself(tmp_path: Path, large: Path) -> None:
     out = tmp_path / "home" / "out"
     process = subprocess.Popen([*PROGRAM, str(large), str(out)], stderr=subprocess.DEVNULL)
-    wait_for(out.with_name(".out.baking") / "model.safetensors", 1 << 20, process)
+    wait_for(out.with_name(".out.baking") / "model.safetensors", 1 << 12, process)
+    process.send_signal(signal.SIGSTOP)  # Else it might be done before the interrupt comes.
     process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
     assert process.wait(timeout=60) != 0
     assert list(out.parent.iterdir()) == []
 
