@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 from collections.abc import Sequence
+from contextlib import suppress
 from threading import Thread
 
 import torch
@@ -67,7 +68,9 @@ class Mapped:
 
     def _populate(self, file: TensorFile, whole: Tensor) -> None:
         """Make the pages present, so that computing does not stop at each for the kernel."""
-        start, fraction = self._timeline.now(), resident_fraction(file.path) or 0.0
+        start, fraction = self._timeline.now(), 0.0
+        with suppress(OSError):  # The file may be gone already, which leaves its pages.
+            fraction = resident_fraction(file.path) or 0.0
         # Through ctypes, which releases Python's lock meanwhile; `mmap.madvise` does not.
         advise = ctypes.CDLL(None).madvise
         advise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]

@@ -137,7 +137,14 @@ class Streamed:
             thread.start()
 
     def _read(self) -> None:
-        """A reader's life: pieces in the order they were asked for, until it is told that there are no more."""
+        """A reader's life; what ends it early is told by `finish`, since its pieces are then not there."""
+        try:
+            self._bring_pieces()
+        except Exception as error:
+            self._errors.append(f"the weights cannot be read: {error}")
+
+    def _bring_pieces(self) -> None:
+        """Pieces in the order they were asked for, until there are no more."""
         stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
         with torch.cuda.stream(stream), torch.inference_mode(), ExitStack() as files:
             opened: dict[TensorFile, int] = {}

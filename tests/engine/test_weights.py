@@ -253,6 +253,16 @@ def test_a_file_that_shrinks_while_it_is_streamed_is_named(tmp_path: Path, tenso
         weights.finish()
 
 
+def test_readers_without_memory_are_an_error_and_no_weights_of_chance(
+    tmp_path: Path, tensors: dict[str, Tensor]
+) -> None:
+    save_file(tensors, tmp_path / "model.safetensors")
+    weights = open_weights(tmp_path, Streamed(CPU, Timeline(), buffer=1 << 55))
+    weights.take("layer.3", (7, 3))
+    with pytest.raises(InvalidModel, match="the weights cannot be read"):
+        weights.finish()
+
+
 def test_settled_tensors_are_there_when_they_are_given(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     save_file(tensors, tmp_path / "model.safetensors")
     weights = open_weights(tmp_path, Streamed(CPU, Timeline(), settled=True, buffer=28))
