@@ -10,7 +10,6 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterable
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, get_args
 import typer
 
 from engine.config import Device, DType, EngineConfig, Quantization
-from engine.display import print_checks, progress, report, working
+from engine.display import note, print_checks, progress, report, working
 from engine.errors import PilotlightError
 from engine.lanes import Lane
 
@@ -207,7 +206,7 @@ def offline(
             model, device, dtype, max_model_len, kv_memory, quantize=quantize, deterministic=deterministic
         )
         run = Bench(config, jobs)
-    _note(run.plan.lines())
+    note(run.plan.lines())
     with progress("tokens", run.output_tokens, as_json) as advance:
         result, answers = run.run(advance)
     if tokens_out is not None:
@@ -311,7 +310,7 @@ def bake(
     architectures = parse_architectures(arch) if arch else ()
     options = BakeOptions(revision, quantize, architectures, parse_dtypes(dtype), force)
     baked = asdict(bake_model(source, out, options, unseen if as_json else byte_progress))
-    _note(f"warning: {warning}" for warning in baked.pop("warnings"))
+    note(f"warning: {warning}" for warning in baked.pop("warnings"))
     report(baked, as_json)
 
 
@@ -360,7 +359,7 @@ def _load(start: Start, config: EngineConfig, quiet: bool) -> LLM:
 
     with working(f"loading {config.model}", quiet):
         llm = LLM(**asdict(config), start=start)
-    _note(llm.booted.plan.warnings)
+    note(llm.booted.plan.warnings)
     return llm
 
 
@@ -377,11 +376,6 @@ def _write(text: str) -> None:
 
 def _ignore(text: str) -> None:
     """Take a piece of text that the JSON object will hold anyway."""
-
-
-def _note(lines: Iterable[str]) -> None:
-    for line in lines:
-        print(line, file=sys.stderr)
 
 
 def main() -> None:

@@ -40,6 +40,12 @@ def print_checks(checks: Iterable[Check]) -> None:
     Console().print(table)
 
 
+def note(lines: Iterable[str]) -> None:
+    """Lines on standard error, beside the answer."""
+    for line in lines:
+        print(line, file=sys.stderr)
+
+
 @contextmanager
 def working(what: str, quiet: bool) -> Iterator[None]:
     """A spinner on standard error while something without a length runs, when somebody can see it."""
