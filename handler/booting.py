@@ -9,9 +9,10 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from concurrent.futures import Future
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from engine.errors import EngineDead, PilotlightError
 from engine.start import Start
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from engine.config import EngineConfig
     from engine.engine import Engine
 
+
+LAST_WORDS_S: Final = 3.0
+"""How long the end of the process waits for the books to reach the ledger. The journal holds them either way."""
 
 _log = logging.getLogger("pilotlight.boot")
 
@@ -32,7 +36,7 @@ def take_over_process() -> None:
     """Make what the process inherited fit for a server; first of all, before a file or a socket is opened."""
     _fill_standard_streams()
     _allow_open_files()
-    _exit_on_signals()
+    exit_on_signals(lambda: None)
 
 
 def _fill_standard_streams() -> None:
@@ -52,14 +56,24 @@ def _allow_open_files() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _exit_on_signals() -> None:
+def exit_on_signals(before: Callable[[], object]) -> None:
     """Let SIGTERM and Ctrl-C end the process at once, until a server's or a worker's own loop handles them.
 
-    Nothing is lost before the first request. Without a handler Python would ignore SIGTERM as a container's first
+    No request is lost before the first one. Without a handler Python would ignore SIGTERM as a container's first
     process, and would answer Ctrl-C with a traceback out of whatever is being imported.
+
+    Args:
+        before: called first, on a thread of its own: whatever the signal interrupted may hold locks.
     """
+
+    def leave(signum: int, frame: object) -> None:
+        last = Thread(target=before, daemon=True)
+        last.start()
+        last.join(LAST_WORDS_S)
+        os._exit(0)
+
     for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda signum, frame: os._exit(0))
+        signal.signal(signum, leave)
 
 
 class Boot:
@@ -86,6 +100,15 @@ class Boot:
     def as_dict(self) -> dict[str, Any]:
         """How the start went, ready for JSON; seconds since the process started."""
         return {"ready_s": self.ready_s, "spans": self.timeline.as_dicts()}
+
+    def on_ready(self, listener: Callable[[Engine], object]) -> None:
+        """Have `listener` called with the engine once it can generate, on the thread that booted it."""
+
+        def tell(engine: Future[Engine]) -> None:
+            if engine.exception() is None:
+                listener(engine.result())
+
+        self._engine.add_done_callback(tell)
 
     def begin(self, config: EngineConfig) -> None:
         """Boot this. Call it once, with pydantic imported: two threads must not import it at the same time."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from handler.bookkeeping import open_books
 from handler.booting import Boot
 from handler.epochs import Epoch, Epochs, Moment
 from handler.renewal import probe_connections, reseed
@@ -20,6 +21,7 @@ class Frontend:
     Attributes:
         epochs: the stretches of the process's life between freezes.
         watch: notices the freezes.
+        recorder: takes down every billed second.
     """
 
     def __init__(self, boot: Boot, settings: Settings) -> None:
@@ -29,6 +31,7 @@ class Frontend:
         self.epochs.on_begin(_renew)
         self.watch = RestoreWatch(self.epochs)
         self.watch.start()
+        self.recorder = open_books(settings, boot, self.watch)
         self._service: OpenAIService | None = None
 
     @property
@@ -44,7 +47,7 @@ class Frontend:
             # What it imports (chat templates, tokenizers) the boot has imported by now; before, it would be in its way.
             from handler.openai.service import OpenAIService
 
-            self._service = OpenAIService(engine, self.settings, self.watch)
+            self._service = OpenAIService(engine, self.settings, self.watch, self.recorder)
         return self._service
 
     async def wait(self) -> OpenAIService:

@@ -22,13 +22,18 @@ class GracefulServer(uvicorn.Server):
 
     Args:
         grace: seconds that running requests get to finish.
+        on_exit: called when the end begins.
         cut: ends every request with an error.
     """
 
-    def __init__(self, app: Callable[..., object], backlog: int, grace: int, cut: Callable[[], None]) -> None:
+    def __init__(
+        self, app: Callable[..., object], backlog: int, grace: int, on_exit: Callable[[], None],
+        cut: Callable[[], None],
+    ) -> None:
         end = grace + _ANSWER_S
         super().__init__(uvicorn.Config(app, log_config=None, backlog=backlog, timeout_graceful_shutdown=end))
         self._grace = grace
+        self._on_exit = on_exit
         self._cut = cut
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -39,6 +44,7 @@ class GracefulServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening and let requests finish while the grace lasts."""
+        self._on_exit()
         end_of_grace = asyncio.get_running_loop().call_later(self._grace, self._cut)
         # A chat template that never ends holds a thread that the interpreter would wait for.
         last_resort = threading.Timer(self._grace + 2 * _ANSWER_S, os._exit, (1,))

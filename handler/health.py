@@ -11,6 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from engine.errors import EngineDead
 from handler.access import frontend_of
+from handler.billing.recorder import RecordStatus
 from handler.booting import NotReady
 from handler.frontend import Frontend
 
@@ -44,11 +45,11 @@ async def health(request: Request) -> JSONResponse:
     """The state of the process and its engine; 503 after a device error."""
     frontend = frontend_of(request)
     try:
-        return JSONResponse({"status": "ready", **_start(frontend), **_epoch(frontend), **_engine(frontend)})
+        return JSONResponse({"status": "ready", **_process(frontend), **_engine(frontend)})
     except NotReady:
-        return JSONResponse({"status": "starting", **_start(frontend), **_epoch(frontend)})
+        return JSONResponse({"status": "starting", **_process(frontend)})
     except EngineDead as error:
-        return JSONResponse({"status": "dead", "error": str(error), **_start(frontend), **_epoch(frontend)}, 503)
+        return JSONResponse({"status": "dead", "error": str(error), **_process(frontend)}, 503)
 
 
 async def metrics(request: Request) -> Response:
@@ -69,14 +70,26 @@ def _ping_status(frontend: Frontend) -> int:
         return 503
 
 
-def _start(frontend: Frontend) -> dict[str, Any]:
-    """How the start went, in seconds from the start of the process."""
-    return {"start": frontend.boot.as_dict()}
+def _process(frontend: Frontend) -> dict[str, Any]:
+    """How the start went, what the next request will find, how often there was a restore, how the record stands."""
+    return {
+        "start": frontend.boot.as_dict(),
+        "start_kind": frontend.watch.start_kind,
+        "epoch": frontend.epochs.current.number,
+        "billing": _billing(frontend.recorder.status),
+    }
 
 
-def _epoch(frontend: Frontend) -> dict[str, Any]:
-    """What the next request will find, and how often the process has been restored from a freeze."""
-    return {"start_kind": frontend.watch.start_kind, "epoch": frontend.epochs.current.number}
+def _billing(record: RecordStatus) -> dict[str, Any]:
+    """Where the record is stays in the log: this answers anybody."""
+    return {
+        "status": record.standing,
+        "billed_s": sum(record.ms.values()) / 1000,
+        "segments_waiting": record.waiting,
+        "segments_uploaded": record.uploaded,
+        "attempts_failed": record.attempts_failed,
+        "lost_lines": record.lost_lines,
+    }
 
 
 def _engine(frontend: Frontend) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine.errors import InvalidRequest
 from handler.openai.errors import from_validation
-from handler.openai.schema import ChatRequest, CompletionRequest, Items
+from handler.openai.schema import ChatRequest, CompletionRequest, Items, Tenant
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -22,11 +22,17 @@ _NOT_SAMPLING: Final = frozenset({
 
 
 class _Input(BaseModel):
-    """What every input may ask for: with `timeline`, how the worker started, after the answer."""
+    """What every input may say.
+
+    Attributes:
+        timeline: tell how the worker started, after the answer.
+        tenant: on whose behalf this is, for the ledger; without it OpenAI's `user` is taken.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     timeline: bool = False
+    tenant: Tenant | None = None
 
 
 class OpenAIInput(_Input):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import PilotlightError
 from handler.batching import batched
+from handler.billing.lines import Asked, Outcome
+from handler.caller import Caller
 from handler.frontend import Frontend
 from handler.job_input import JobInput, OpenAIInput, TextInput, WarmupInput, parse, parse_input
 from handler.openai.errors import ApiError, from_engine, internal, not_found
@@ -35,16 +39,17 @@ class Jobs:
         The error is text that holds JSON, because the SDK passes on `str(error)`. Closing the generator, or cancelling
         the task that reads it, aborts what the engine does for it.
         """
-        async with aclosing(self.run(job.get("input"))) as outputs:
+        async with aclosing(self.run(job.get("input"), Caller(job=_job_id(job)))) as outputs:
             async for output in outputs:
                 yield output
 
-    async def run(self, given: object, api_key: str | None = None) -> AsyncGenerator[Any]:
-        """See `handle`; `api_key` is whose cached prefixes may be used."""
+    async def run(self, given: object, caller: Caller) -> AsyncGenerator[Any]:
+        """See `handle`."""
         try:
             asked = parse_input(given)
+            caller = replace(caller, tenant=asked.tenant)
             found = self._frontend.watch.start_kind
-            async with aclosing(self._outputs(asked, api_key)) as outputs:
+            async with aclosing(self._outputs(asked, caller)) as outputs:
                 async for output in outputs:
                     yield output
             if asked.timeline:
@@ -57,25 +62,28 @@ class Jobs:
             _log.exception("a job failed")
             yield {"error": internal().text()}
 
-    def _outputs(self, asked: JobInput, api_key: str | None) -> AsyncGenerator[Any]:
+    def _outputs(self, asked: JobInput, caller: Caller) -> AsyncGenerator[Any]:
         match asked:
             case WarmupInput():
-                return self._warm_up()
+                return self._warm_up(caller)
             case OpenAIInput(openai_route=route, openai_input=body):
-                return self._openai(route, body or {}, api_key)
+                return self._openai(route, body or {}, caller)
             case TextInput() as text:
-                return self._text(text, api_key)
+                return self._text(text, caller)
 
-    async def _warm_up(self) -> AsyncGenerator[dict[str, Any]]:
+    async def _warm_up(self, caller: Caller) -> AsyncGenerator[dict[str, Any]]:
         """Have the worker ready for its first user; a snapshot taken when it next falls idle is to hold everything."""
         frontend = self._frontend
         service = await frontend.wait()
         service.engine.begin_deferred()
         kind, epoch = frontend.watch.take_start_kind(), frontend.epochs.current.number
+        asked = Asked(f"warmup-{secrets.token_hex(12)}", kind, warmup=True, job=caller.job, tenant=caller.tenant)
+        if (entry := frontend.recorder.enter(asked)) is not None:
+            frontend.recorder.leave(entry, Outcome("stop"))
         ready_s = frontend.boot.ready_s
         yield {"warmup": True, "model": service.model_name, "ready_s": ready_s, "start_kind": kind, "epoch": epoch}
 
-    async def _openai(self, route: str, body: dict[str, Any], api_key: str | None) -> AsyncGenerator[Any]:
+    async def _openai(self, route: str, body: dict[str, Any], caller: Caller) -> AsyncGenerator[Any]:
         """SSE text when the body says `stream`, else one object."""
         service = await self._frontend.wait()
         if route.startswith("/v1/models"):
@@ -83,7 +91,7 @@ class Jobs:
             yield service.model(name) if name else service.models()
             return
         request = _openai_request(route, body)
-        answer = await _begin(service, request, api_key)
+        answer = await _begin(service, request, caller)
         try:
             if not request.stream:
                 yield await answer.whole()
@@ -94,9 +102,9 @@ class Jobs:
         finally:
             answer.close()
 
-    async def _text(self, given: TextInput, api_key: str | None) -> AsyncGenerator[dict[str, Any]]:
+    async def _text(self, given: TextInput, caller: Caller) -> AsyncGenerator[dict[str, Any]]:
         request = given.request()
-        answer = await _begin(await self._frontend.wait(), request, api_key)
+        answer = await _begin(await self._frontend.wait(), request, caller)
         try:
             if not given.stream:
                 yield _legacy_output([chunk async for chunk in answer.chunks()])
@@ -106,6 +114,11 @@ class Jobs:
                     yield _legacy_output(chunks)
         finally:
             answer.close()
+
+
+def _job_id(job: Mapping[str, Any]) -> str | None:
+    name = job.get("id")
+    return None if name is None else str(name)
 
 
 def _openai_request(route: str, body: dict[str, Any]) -> CompletionRequest | ChatRequest:
@@ -118,11 +131,11 @@ def _openai_request(route: str, body: dict[str, Any]) -> CompletionRequest | Cha
 
 
 async def _begin(
-    service: OpenAIService, request: CompletionRequest | ChatRequest, api_key: str | None
+    service: OpenAIService, request: CompletionRequest | ChatRequest, caller: Caller
 ) -> Answer:
     if isinstance(request, ChatRequest):
-        return await service.chat(request, api_key)
-    return await service.complete(request, api_key)
+        return await service.chat(request, caller)
+    return await service.complete(request, caller)
 
 
 def _legacy_output(chunks: Sequence[Chunk]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from engine.errors import QueueFull
+from handler.caller import Caller
 from handler.frontend import Frontend
 from handler.jobs import Jobs
 from handler.openai.errors import not_found
@@ -99,7 +100,7 @@ class LocalQueue:
             raise QueueFull(f"{self._most_waiting} jobs wait already")
         job = LocalJob(str(uuid.uuid4()))
         self._jobs[job.id] = job
-        task = asyncio.create_task(self._run(job, given, timeout, api_key))
+        task = asyncio.create_task(self._run(job, given, timeout, Caller(api_key, job.id)))
         self._tasks[job.id] = task
         task.add_done_callback(lambda _: self._tasks.pop(job.id, None))
         return job
@@ -131,20 +132,20 @@ class LocalQueue:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _run(self, job: LocalJob, given: object, limit: float | None, api_key: str | None) -> None:
+    async def _run(self, job: LocalJob, given: object, limit: float | None, caller: Caller) -> None:
         try:
             async with self._slots:
                 job.status, job.started = Status.IN_PROGRESS, time.monotonic()
                 async with asyncio.timeout(limit):
-                    await self._collect(job, given, api_key)
+                    await self._collect(job, given, caller)
             job.end(Status.COMPLETED if job.error is None else Status.FAILED)
         except TimeoutError:
             job.end(Status.TIMED_OUT)
         finally:
             job.end(Status.CANCELLED)
 
-    async def _collect(self, job: LocalJob, given: object, api_key: str | None) -> None:
-        async with aclosing(self._runner.run(given, api_key)) as outputs:
+    async def _collect(self, job: LocalJob, given: object, caller: Caller) -> None:
+        async with aclosing(self._runner.run(given, caller)) as outputs:
             async for output in outputs:
                 if isinstance(output, dict) and isinstance(output.get("error"), str):
                     job.error = output["error"]

@@ -13,11 +13,12 @@ from prometheus_client.registry import Collector
 
 from engine.request import Event, Finish, FinishReason, SamplingParams
 from handler.epochs import Epochs, StartKind
+from handler.record_metrics import LABELS, RecordCollector
 
 if TYPE_CHECKING:
     from engine.engine import Engine
+    from handler.billing.recorder import Recorder
 
-LABELS: Final = ("model_name", "engine")
 FIRST_TOKEN_BUCKETS: Final = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
     160.0, 640.0, 2560.0,
@@ -52,7 +53,7 @@ def size_buckets(largest: int) -> list[int]:
 class Metrics:
     """What the front end counts, from the events that pass it; the engine's own levels are read at the scrape."""
 
-    def __init__(self, engine: Engine, model_name: str, epochs: Epochs) -> None:
+    def __init__(self, engine: Engine, model_name: str, epochs: Epochs, recorder: Recorder) -> None:
         self.registry = CollectorRegistry()
         self._labels = (model_name, "0")
         self._prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of requests that have ended.")
@@ -80,6 +81,7 @@ class Metrics:
             phase: self._histogram(name, REQUEST_BUCKETS, text) for phase, (name, text) in _PHASES.items()
         }
         self.registry.register(EngineCollector(engine, self._labels, epochs))
+        self.registry.register(RecordCollector(recorder, self._labels))
         ProcessCollector(registry=self.registry)
 
     def exposition(self) -> bytes:

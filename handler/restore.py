@@ -107,21 +107,25 @@ class RestoreWatch:
     @property
     def start_kind(self) -> StartKind:
         """What a request finds that begins now."""
-        self._catch_up()
+        self.catch_up()
         return self.epochs.start_kind
 
     def take_start_kind(self) -> StartKind:
         """The same, for a request that does begin: those after it find the worker warm."""
-        self._catch_up()
+        self.catch_up()
         return self.epochs.take_start_kind()
 
-    def _catch_up(self) -> None:
-        """Wait for the tick if it is overdue: after a freeze a request may come before the thread has noticed."""
+    def catch_up(self) -> bool:
+        """Wait for the tick if it is overdue: after a freeze a request may come before the thread has noticed.
+
+        Gives whether it came, so that every freeze up to now is an epoch.
+        """
+        seen = self._last
+        if seen is None or not looks_frozen(seen.now, Moment.now()):
+            return True
         with self._ticked:
-            seen = self._last
-            if seen is not None and looks_frozen(seen.now, Moment.now()):
-                self._overdue.set()
-                self._ticked.wait_for(lambda: self._last is not seen, JUDGEMENT_S)
+            self._overdue.set()
+            return self._ticked.wait_for(lambda: self._last is not seen, JUDGEMENT_S)
 
     def _run(self) -> None:
         self._last = read_accounts()

@@ -10,9 +10,10 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from engine.errors import InvalidConfig, PilotlightError
-from handler.booting import Boot, take_over_process
+from handler.booting import LAST_WORDS_S, Boot, take_over_process
 
 if TYPE_CHECKING:
+    from handler.frontend import Frontend
     from handler.graceful import GracefulServer
     from handler.settings import Settings
 
@@ -78,7 +79,17 @@ def _listener(host: str, port: int) -> socket.socket:
 
 async def _serve(boot: Boot, settings: Settings, listeners: list[socket.socket]) -> str | None:
     """Serve to the end; what failed, if that was the end."""
-    server = _make_server(boot, settings)
+    from handler.frontend import Frontend
+
+    frontend = Frontend(boot, settings)
+    try:
+        return await _serve_until_the_end(boot, frontend, listeners)
+    finally:
+        await asyncio.to_thread(frontend.recorder.close, LAST_WORDS_S)
+
+
+async def _serve_until_the_end(boot: Boot, frontend: Frontend, listeners: list[socket.socket]) -> str | None:
+    server = _make_server(boot, frontend)
     serving = asyncio.create_task(server.serve(sockets=listeners))
     failing = asyncio.create_task(_failure(boot))
     await asyncio.wait((serving, failing), return_when=asyncio.FIRST_COMPLETED)
@@ -90,12 +101,13 @@ async def _serve(boot: Boot, settings: Settings, listeners: list[socket.socket])
     return failing.result()
 
 
-def _make_server(boot: Boot, settings: Settings) -> GracefulServer:
+def _make_server(boot: Boot, frontend: Frontend) -> GracefulServer:
     from handler.app import make_app
-    from handler.frontend import Frontend
     from handler.graceful import GracefulServer
 
-    return GracefulServer(make_app(Frontend(boot, settings)), _BACKLOG, settings.grace, boot.cut)
+    return GracefulServer(
+        make_app(frontend), _BACKLOG, frontend.settings.grace, on_exit=frontend.recorder.drain, cut=boot.cut
+    )
 
 
 async def _failure(boot: Boot) -> str:

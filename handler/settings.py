@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from decimal import Decimal
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AliasChoices, BeforeValidator, ByteSize, Field, SecretStr, ValidationError, field_validator
@@ -11,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from engine.config import Device, DType, EngineConfig, Quantization
 from engine.errors import InvalidConfig
+from handler.billing.price import PriceKind
 
 UNSUPPORTED_VARIABLES = (
     "CUSTOM_CHAT_TEMPLATE", "ENABLE_LORA", "HF_OVERRIDES", "LORA_MODULES", "OVERRIDE_GENERATION_CONFIG",
@@ -49,6 +52,12 @@ class Settings(BaseSettings):
         request_timeout: seconds after which a request is ended.
         grace: seconds that running requests get to finish after SIGTERM.
         job_batch_ms: a streamed job yields at most once in this time, because each yield costs RunPod a round trip.
+        ledger: where every billed second is recorded: `s3://BUCKET/PREFIX`, `file://FOLDER` or `off`.
+        journal: folder where it is written first; default: on the network volume, else on this machine.
+        open_interval: seconds that may be lost when the worker is killed and its disk goes with it.
+        gpu: the GPU's name, where the platform does not tell it.
+        price: US dollars a second of this worker, all its GPUs together.
+        prices: a price list in place of the one that is shipped.
     """
 
     model_config = SettingsConfigDict(frozen=True, populate_by_name=True, extra="ignore", env_ignore_empty=True)
@@ -91,6 +100,14 @@ class Settings(BaseSettings):
     request_timeout: float | None = Field(None, gt=0, validation_alias=_variable("REQUEST_TIMEOUT"))
     grace: int = Field(30, ge=0, validation_alias=_variable("GRACE"))
     job_batch_ms: float = Field(40, ge=0, validation_alias=_variable("JOB_BATCH_MS"))
+
+    ledger: str | None = Field(None, validation_alias=_variable("LEDGER"))
+    journal: Path | None = Field(None, validation_alias=_variable("JOURNAL"))
+    open_interval: float = Field(10.0, ge=0.5, le=3600, validation_alias=_variable("OPEN_INTERVAL"))
+    gpu: str | None = Field(None, validation_alias=_variable("GPU"))
+    price: Decimal | None = Field(None, ge=0, allow_inf_nan=False, validation_alias=_variable("PRICE"))
+    price_kind: PriceKind = Field("flex", validation_alias=_variable("PRICE_KIND"))
+    prices: Path | None = Field(None, validation_alias=_variable("PRICES"))
 
     @field_validator("api_key")
     @classmethod

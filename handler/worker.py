@@ -8,14 +8,16 @@ import multiprocessing
 import os
 import signal
 import sys
-from threading import Timer
-from types import ModuleType
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from threading import Thread, Timer
+from types import FrameType, ModuleType
+from typing import TYPE_CHECKING, Any, Final
 
 from engine.errors import InvalidConfig
-from handler.booting import Boot, take_over_process
+from handler.booting import LAST_WORDS_S, Boot, exit_on_signals, take_over_process
 
 if TYPE_CHECKING:
+    from handler.billing.recorder import Recorder
     from handler.frontend import Frontend
     from handler.jobs import Jobs
 
@@ -39,11 +41,11 @@ def main() -> int:
     from handler.local_test import is_local_test, run_local_test
 
     jobs = Jobs(frontend)
-    boot.failure.add_done_callback(lambda _: Timer(FAILURE_NOTICE_S, _exit_failed).start())
-    if is_local_test(sys.argv, os.environ):
-        return boot.end(run_local_test(jobs, sys.argv))
-    _start(runpod, boot, jobs, frontend.settings.max_concurrency)
-    return boot.end(0)
+    boot.failure.add_done_callback(lambda _: Timer(FAILURE_NOTICE_S, _exit_failed, (frontend.recorder,)).start())
+    is_test = is_local_test(sys.argv, os.environ)
+    status = run_local_test(jobs, sys.argv) if is_test else _start(runpod, frontend, jobs)
+    frontend.recorder.close(LAST_WORDS_S)
+    return boot.end(status)
 
 
 def _import_sdk() -> ModuleType:
@@ -63,23 +65,57 @@ def _make_frontend(boot: Boot) -> Frontend:
     logs.configure()
     settings = read_settings()
     boot.begin(settings.engine_config())
-    return Frontend(boot, settings)
+    frontend = Frontend(boot, settings)
+    exit_on_signals(lambda: frontend.recorder.close(LAST_WORDS_S))
+    return frontend
 
 
-def _start(runpod: ModuleType, boot: Boot, jobs: Jobs, concurrency: int) -> None:
+def _start(runpod: ModuleType, frontend: Frontend, jobs: Jobs) -> int:
+    """Run the SDK's loop to its end, and give the exit status."""
     os.register_at_fork(after_in_child=_die_with_parent)
 
     def model_boots() -> None:
         """A check before the first job is taken, so that none waits here for a boot that may fail."""
-        boot.join()
+        try:
+            frontend.boot.join()
+        except BaseException:  # The SDK ends the process at once.
+            frontend.recorder.close(LAST_WORDS_S)
+            raise
 
     runpod.serverless.register_fitness_check(model_boots)
     runpod.serverless.start({
         "handler": jobs.handle,
-        # Constant: the SDK drains the worker before it changes.
-        "concurrency_modifier": lambda current: concurrency,
+        "concurrency_modifier": _Concurrency(frontend),
         "return_aggregate_stream": True,
     })
+    return 0
+
+
+class _Concurrency:
+    """Tells the SDK how many jobs to take at once: always the same, because it drains the worker before it changes.
+
+    Its loop asks again and again, and that is where the signals' handlers, which it set before, can be added to.
+    """
+
+    def __init__(self, frontend: Frontend) -> None:
+        self._frontend = frontend
+        self._asked = False
+
+    def __call__(self, current: int) -> int:
+        if not self._asked:
+            self._asked = True
+            for signum in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(signum, self._draining(signal.getsignal(signum)))
+        return self._frontend.settings.max_concurrency
+
+    def _draining(self, handle: Any) -> Callable[[int, FrameType | None], None]:
+        def drain(signum: int, frame: FrameType | None) -> None:
+            # On a thread of its own: what the signal interrupted may hold the locks it needs.
+            Thread(target=self._frontend.recorder.drain, daemon=True).start()
+            if callable(handle):
+                handle(signum, frame)
+
+        return drain
 
 
 def _die_with_parent() -> None:
@@ -87,8 +123,9 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _exit_failed() -> None:
+def _exit_failed(recorder: Recorder) -> None:
     """End a worker whose device is lost, heartbeat and all, so that the platform replaces it."""
+    recorder.close(LAST_WORDS_S)
     for child in multiprocessing.active_children():
         child.kill()
     os._exit(1)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from engine.errors import PilotlightError
 from engine.request import Event, SamplingParams
+from handler.account import Account
 from handler.merging import merge
 from handler.metrics import Metrics
 from handler.openai.errors import from_finish
@@ -25,11 +26,12 @@ class Generation:
     """
 
     def __init__(
-        self, engine: Engine, metrics: Metrics, prompts: Sequence[Sequence[int]], params: SamplingParams, *,
-        priority: int = 0, salt: bytes = b"", timeout: float | None = None,
+        self, engine: Engine, metrics: Metrics, account: Account, prompts: Sequence[Sequence[int]],
+        params: SamplingParams, *, priority: int = 0, salt: bytes = b"", timeout: float | None = None,
     ) -> None:
         self._engine = engine
         self._metrics = metrics
+        self._account = account
         self._params = params
         self._open = 0
         self._submissions: list[Submission] = []
@@ -41,6 +43,7 @@ class Generation:
             self.close()
             raise
         self._open = len(prompts) * params.n
+        account.open()
 
     async def events(self) -> AsyncGenerator[tuple[int, Event]]:
         """(number of the prompt, event), to the end of the last choice.
@@ -53,7 +56,9 @@ class Generation:
         async with aclosing(merge(streams)) as merged:
             async for prompt, event in merged:
                 watches[prompt].see(event)
-                self._open -= event.finish is not None
+                if event.finish is not None:
+                    self._open -= 1
+                    self._account.see(event.choice, event.finish)
                 error = from_finish(event.finish) if event.finish else None
                 if error is not None:
                     raise error
@@ -64,5 +69,6 @@ class Generation:
         for submission in self._submissions:
             if submission.living:
                 self._engine.abort(submission.id)
+        self._account.close()
         self._metrics.count_aborted(self._open)
         self._open = 0

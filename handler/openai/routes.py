@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
 from handler.access import caller_key, frontend_of
+from handler.caller import Caller
 from handler.hanging_up import EventStream, while_connected
 from handler.openai.answering import Answer
 from handler.openai.responses import ModelCard, ModelList
@@ -38,13 +39,13 @@ async def get_model(request: Request, name: str) -> ModelCard:
 
 async def create_completion(request: Request, body: CompletionRequest, api_key: ApiKey) -> Response:
     """Continue a text."""
-    answer = await frontend_of(request).service.complete(body, api_key)
+    answer = await frontend_of(request).service.complete(body, Caller(api_key))
     return await _respond(request, answer, bool(body.stream))
 
 
 async def create_chat_completion(request: Request, body: ChatRequest, api_key: ApiKey) -> Response:
     """Answer a conversation."""
-    answer = await frontend_of(request).service.chat(body, api_key)
+    answer = await frontend_of(request).service.chat(body, Caller(api_key))
     return await _respond(request, answer, bool(body.stream))
 
 

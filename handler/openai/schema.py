@@ -15,6 +15,9 @@ MAX_BIASES = 1024
 """Token ids that `logit_bias` may name; OpenAI's bound is 300."""
 
 TokenId = Annotated[int, Field(ge=0)]
+Tenant = Annotated[str, Field(max_length=256)]
+"""On whose behalf a request comes, in the caller's words."""
+
 T = TypeVar("T")
 Items = Annotated[list[T], Field(fail_fast=True)]
 """A list that is refused at its first wrong item: one error for each of millions would stop the server for minutes."""
@@ -68,7 +71,7 @@ class GenerationRequest(_Body):
 
     Attributes:
         seed: the same seed gives the same answer, up to the last bits of the arithmetic.
-        user: names the end user to whoever operates the server; it changes nothing in the answer.
+        user: names the end user to whoever operates the server: the ledger's tenant. It changes nothing in the answer.
         priority: lower runs first.
         cache_salt: only requests with the same API key and the same salt share cached prefixes.
     """
@@ -93,7 +96,7 @@ class GenerationRequest(_Body):
     include_stop_str_in_output: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    user: str | None = None
+    user: Tenant | None = None
     priority: int | None = None
     cache_salt: str | None = None
 

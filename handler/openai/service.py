@@ -13,6 +13,10 @@ from engine.chat import ChatTemplate
 from engine.errors import ContextExceeded, InvalidRequest
 from engine.request import SamplingParams
 from engine.tools import supports_tools
+from handler.account import Account
+from handler.billing.lines import Asked
+from handler.billing.recorder import Recorder
+from handler.caller import Caller
 from handler.metrics import Metrics
 from handler.openai.answering import Answer
 from handler.openai.errors import not_found
@@ -37,12 +41,13 @@ class OpenAIService:
     it returns is to be closed by the caller.
     """
 
-    def __init__(self, engine: Engine, settings: Settings, watch: RestoreWatch) -> None:
+    def __init__(self, engine: Engine, settings: Settings, watch: RestoreWatch, recorder: Recorder) -> None:
         self.engine = engine
         self.model_name = settings.served_model_name or engine.model.name
-        self.metrics = Metrics(engine, self.model_name, watch.epochs)
+        self.metrics = Metrics(engine, self.model_name, watch.epochs, recorder)
         self._settings = settings
         self._watch = watch
+        self._recorder = recorder
         self._defaults = ModelDefaults.from_folder(engine.model.folder)
         self._created = int(time.time())
 
@@ -55,8 +60,8 @@ class OpenAIService:
         self._check_model(name)
         return self._card()
 
-    async def complete(self, request: CompletionRequest, api_key: str | None = None) -> Answer:
-        """Begin to answer POST /v1/completions. `api_key` is whose cached prefixes may be used."""
+    async def complete(self, request: CompletionRequest, caller: Caller) -> Answer:
+        """Begin to answer POST /v1/completions."""
         self._check_model(request.model)
         params = completion_params(request, self._defaults)
         if not request.prompts:
@@ -65,29 +70,32 @@ class OpenAIService:
         prompts = [await self._encode(prompt) for prompt in request.prompts]
         echo = [self._text(prompt) for prompt in request.prompts] if request.echo else None
         writer = CompletionWriter(self.engine.model.tokenizer, self.model_name, prompts, params.n, echo)
-        generation = self._generate(request, prompts, params, request.max_tokens, api_key)
+        generation = self._generate(writer.id, request, prompts, params, request.max_tokens, caller)
         return Answer(generation, writer, request.include_usage)
 
-    async def chat(self, request: ChatRequest, api_key: str | None = None) -> Answer:
+    async def chat(self, request: ChatRequest, caller: Caller) -> Answer:
         """Begin to answer POST /v1/chat/completions; see `complete`."""
         self._check_model(request.model)
         params = chat_params(request, self._defaults)
         self._check_choices(params.n)
         prompt = await asyncio.to_thread(self._encode_chat, request)
         writer = ChatWriter(self.engine.model.tokenizer, self.model_name, params.n, bool(request.offered_tools))
-        generation = self._generate(request, [prompt], params, request.length, api_key)
+        generation = self._generate(writer.id, request, [prompt], params, request.length, caller)
         return Answer(generation, writer, request.include_usage)
 
     def _generate(
-        self, request: GenerationRequest, prompts: Sequence[Sequence[int]], params: SamplingParams, asked: int | None,
-        api_key: str | None,
+        self, name: str, request: GenerationRequest, prompts: Sequence[Sequence[int]], params: SamplingParams,
+        max_tokens: int | None, caller: Caller,
     ) -> Generation:
         for prompt in prompts:
-            check_fits(len(prompt), asked, self.engine.plan.max_model_len)
-        self.metrics.count_start(self._watch.take_start_kind())
+            check_fits(len(prompt), max_tokens, self.engine.plan.max_model_len)
+        start_kind = self._watch.take_start_kind()
+        self.metrics.count_start(start_kind)
+        asked = Asked(name, start_kind, job=caller.job, tenant=caller.tenant or request.user)
         return Generation(
-            self.engine, self.metrics, prompts, params, priority=request.priority or 0,
-            salt=cache_salt(api_key, request.cache_salt), timeout=self._settings.request_timeout,
+            self.engine, self.metrics, Account(self._recorder, asked, len(prompts) * params.n), prompts, params,
+            priority=request.priority or 0, salt=cache_salt(caller.api_key, request.cache_salt),
+            timeout=self._settings.request_timeout,
         )
 
     def _encode_chat(self, request: ChatRequest) -> list[int]:

@@ -29,7 +29,13 @@ if TYPE_CHECKING:
 
 
 class Writer(Protocol):
-    """Makes the chunks of one answer; it is told every event once, in order."""
+    """Makes the chunks of one answer; it is told every event once, in order.
+
+    Attributes:
+        id: the answer's, which every chunk carries.
+    """
+
+    id: str
 
     def write(self, prompt: int, event: Event) -> Iterator[Chunk]:
         """The chunks that an event of the prompt with this number gives, perhaps none."""
@@ -55,7 +61,7 @@ class CompletionWriter:
         self._echo = echo
         self._n = n
         self._offsets: dict[int, int] = {}
-        self._id, self._created, self._model = f"cmpl-{secrets.token_hex(12)}", int(time.time()), model
+        self.id, self._created, self._model = f"cmpl-{secrets.token_hex(12)}", int(time.time()), model
 
     def write(self, prompt: int, event: Event) -> Iterator[Completion]:
         """See `Writer`."""
@@ -94,7 +100,7 @@ class CompletionWriter:
 
     def _chunk(self, choices: list[CompletionChoice]) -> Completion:
         return Completion(
-            id=self._id, object="text_completion", created=self._created, model=self._model, choices=choices
+            id=self.id, object="text_completion", created=self._created, model=self._model, choices=choices
         )
 
 
@@ -108,7 +114,7 @@ class ChatWriter:
     def __init__(self, tokenizer: Tokenizer, model: str, n: int, calls_tools: bool) -> None:
         self._tokenizer = tokenizer
         self._choices = [_ChatChoice(calls_tools) for _ in range(n)]
-        self._id, self._created, self._model = f"chatcmpl-{secrets.token_hex(12)}", int(time.time()), model
+        self.id, self._created, self._model = f"chatcmpl-{secrets.token_hex(12)}", int(time.time()), model
 
     def write(self, prompt: int, event: Event) -> Iterator[ChatChunk]:
         """See `Writer`."""
@@ -129,7 +135,7 @@ class ChatWriter:
 
     def _chunk(self, choices: list[ChatChunkChoice]) -> ChatChunk:
         return ChatChunk(
-            id=self._id, object="chat.completion.chunk", created=self._created, model=self._model, choices=choices
+            id=self.id, object="chat.completion.chunk", created=self._created, model=self._model, choices=choices
         )
 
 

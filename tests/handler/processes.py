@@ -45,7 +45,7 @@ class Process:
         with self._log.open("w") as log:
             self.popen = subprocess.Popen(
                 [sys.executable, *arguments], cwd=folder, stdout=log, stderr=subprocess.STDOUT,
-                env={**os.environ, **SMALL, "PYTHONPATH": str(ROOT), **environment},
+                env={**os.environ, **SMALL, "PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(folder), **environment},
             )
 
     @property
