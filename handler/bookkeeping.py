@@ -53,15 +53,16 @@ def open_books(settings: Settings, boot: Boot, watch: RestoreWatch) -> Recorder:
     journal = Journal(root, identity.boot)
     pace = Pace(settings.open_interval)
     terms = _Terms(settings, identity)
-    books = Bookkeeper(journal, Uploader(store, journal), watch.epochs, terms.lines, pace, watch.catch_up)
+    facts = {
+        "region": identity.region, "version": version("pilotlight"), "journal": kind,
+        "open_interval_ms": round(1000 * pace.open_interval_s),
+    }
+    books = Bookkeeper(journal, Uploader(store, journal), watch.epochs, terms.lines, pace, facts, watch.catch_up)
     books.start()
 
     def ready(engine: Engine) -> None:
         terms.settle(engine)
-        books.ready(
-            ready_ms=round(1000 * (boot.ready_s or 0)), spans=boot.timeline.as_dicts(), region=identity.region,
-            version=version("pilotlight"), journal=kind, open_interval_ms=round(1000 * settings.open_interval),
-        )
+        books.ready(round(1000 * (boot.ready_s or 0)), boot.timeline.as_dicts())
         Thread(target=_recover, args=(root, store, pace), name="recovery", daemon=True).start()
 
     boot.on_ready(ready)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -55,16 +55,18 @@ class Bookkeeper:
 
     Args:
         lines_of: makes the lines of an epoch.
+        facts: what every start line says of the worker.
         settled: whether every freeze up to now is an epoch already; waits a moment to find out.
     """
 
     def __init__(
         self, journal: Journal, uploader: Uploader, epochs: Epochs, lines_of: Callable[[Epoch], Lines], pace: Pace,
-        settled: Callable[[], bool],
+        facts: Mapping[str, Any], settled: Callable[[], bool],
     ) -> None:
         self._journal = journal
         self._uploader = uploader
         self._pace = pace
+        self._facts = facts
         self._settled = settled
         self._metering = threading.Lock()
         self._writing = threading.RLock()
@@ -91,13 +93,13 @@ class Bookkeeper:
         """Begin to write. Call it once."""
         self._thread.start()
 
-    def ready(self, **facts: Any) -> None:
-        """The worker can serve; `facts` go into the epoch's start line."""
+    def ready(self, ready_ms: int, spans: Sequence[Mapping[str, Any]]) -> None:
+        """The worker can serve, so many milliseconds after it began; `spans` are its boot's timeline."""
         now = time.monotonic()
         with self._writing:
             with self._metering:
                 self._books.ready(now)
-                lines = [*self._opening(now), self._books.start(now, **facts)]
+                lines = [*self._opening(now), self._start(now, ready_ms, spans)]
             self._journal.append(lines)
         self._uploader.start()
 
@@ -136,9 +138,8 @@ class Bookkeeper:
                 lines = self._opening(now) + self._books.close(now)
             self._journal.append(lines)
             self._journal.seal()
-        delivered = self._uploader.flush(within_s)
-        if delivered:
-            self._journal.close()
+        delivered = self._uploader.flush(within_s) and not self._journal.waiting_bytes
+        self._journal.close()
         return delivered
 
     def _run(self) -> None:
@@ -176,8 +177,13 @@ class Bookkeeper:
             self._journal.begin_chain(epoch.number)
             self._books.turn(epoch, was_recovered)
             now = self._sealed_at = epoch.began.monotonic_s
-            self._journal.append([*self._opening(now), self._books.start(now, ready_ms=0, spans=[])])
+            # An epoch that begins amid the boot has its start line when that is over.
+            start = [] if self._books.boots else [self._start(now, 0, [])]
+            self._journal.append(self._opening(now) + start)
         self._uploader.renew()
+
+    def _start(self, now: float, ready_ms: int, spans: Sequence[Mapping[str, Any]]) -> Line:
+        return self._books.start(now, ready_ms=ready_ms, spans=spans, **self._facts)
 
     def _opening(self, now: float) -> list[Line]:
         """The first line of a segment, when this is to be one."""

@@ -63,9 +63,9 @@ class Books:
         return bool(self._ended_entries)
 
     @property
-    def in_flight(self) -> int:
-        """Requests that have not ended."""
-        return self._meter.in_flight
+    def boots(self) -> bool:
+        """Whether the worker cannot serve yet."""
+        return self._state == "boot"
 
     def ready(self, at_s: float) -> None:
         """The worker can serve, and all that its lines tell of it is known."""

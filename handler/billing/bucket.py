@@ -59,6 +59,8 @@ class BucketStore:
         """
         try:
             return self._put(key, body)
+        except StoreTrouble:
+            raise
         except Exception as error:
             raise self._trouble(error, "write") from None
 
@@ -122,10 +124,12 @@ class BucketStore:
 
     def _write(self, key: str, body: bytes, **condition: str) -> None:
         digest = hashlib.md5(body, usedforsecurity=False).digest()
-        self._client.put_object(
+        answer = self._client.put_object(
             **self._object(key), Body=body, ContentMD5=base64.b64encode(digest).decode(), **condition,
             ContentType="application/gzip" if key.endswith(".gz") else "application/octet-stream",
         )
+        if not answer.get("ETag"):  # Some page of a proxy's, say: nothing says that anything is kept.
+            raise StoreTrouble(f"{self.place}{self._host()}: cannot write: the answer is no S3 server's", refused=True)
 
     def _settle(self, key: str, body: bytes) -> bool:
         """An object of this name is there: keep it if it is the same, else write it again.

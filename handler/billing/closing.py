@@ -43,7 +43,7 @@ def _lost(opening: Line, rest: Sequence[Line], last: Line) -> list[Line]:
     before = sum(flight["execution_ms"] for flight in opening["in_flight"])
     attributed = sum(line["execution_ms"] for line in [*requests, *lost])
     unknown = execution + before - attributed
-    if unknown:
+    if unknown > 0:  # It is less where lines are missing.
         lost.append({"request": None, "job": None, "tenant": None, "warmup": False, "execution_ms": unknown})
     return [_like(last, "request", _lost_request(flight), flight["execution_ms"]) for flight in lost]
 

@@ -85,11 +85,6 @@ class Meter:
         """How far the epoch is metered."""
         return self._now
 
-    @property
-    def in_flight(self) -> int:
-        """How many requests share the time."""
-        return self._in_flight
-
     def enter(self, state: State, at: int) -> None:
         """The worker turns to something else."""
         self._advance(at)

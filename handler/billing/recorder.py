@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -57,8 +58,8 @@ class Recorder(Protocol):
     def status(self) -> RecordStatus:
         """How the record stands."""
 
-    def ready(self, **facts: Any) -> None:
-        """The worker can serve; `facts` go into the epoch's start line."""
+    def ready(self, ready_ms: int, spans: Sequence[Mapping[str, Any]]) -> None:
+        """The worker can serve, so many milliseconds after it began; `spans` are its boot's timeline."""
 
     def enter(self, asked: Asked) -> Entry | None:
         """A request is taken in; None where no books are kept."""
@@ -78,7 +79,7 @@ class NoRecord:
 
     status = RecordStatus(is_kept=False)
 
-    def ready(self, **facts: Any) -> None:
+    def ready(self, ready_ms: int, spans: Sequence[Mapping[str, Any]]) -> None:
         """Nothing to do."""
 
     def enter(self, asked: Asked) -> None:

@@ -48,6 +48,7 @@ def held(rows: Sequence[Any]) -> dict[str, bool]:
     return {bar.what.partition(": ")[2]: bar.holds for bar in rows}
 
 
+@pytest.mark.alone
 def test_the_first_byte_is_timed_and_not_the_end() -> None:
     seen = watch(program("import time; time.sleep(0.3); print('a', flush=True); time.sleep(0.6); print('b')"))
     assert 0.3 <= seen.first_byte_s < 0.9

@@ -230,6 +230,7 @@ def spin():
 
 epochs = Epochs(Moment.now())
 RestoreWatch(epochs).start()
+print("watching", flush=True)
 time.sleep(1.5)
 start = time.monotonic()
 {load}
@@ -242,9 +243,12 @@ SPIN = "threads = [threading.Thread(target=spin) for _ in range(8)]; [t.start() 
 
 
 def watched(load: str, nice: int = 0) -> subprocess.Popen[str]:
-    """A process that does this, and then writes how often it was restored."""
+    """A process that watches, does this, and then writes how often it was restored."""
     command = ["nice", "-n", str(nice), sys.executable, "-c", WATCHED.format(load=load)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "watching\n"
+    return process
 
 
 @contextmanager
@@ -264,9 +268,11 @@ def test_a_process_whose_interpreter_is_busy_is_not_restored(load: str) -> None:
     assert watched(load).communicate(timeout=60)[0] == "0\n"
 
 
+@pytest.mark.alone
 def test_a_process_that_hardly_gets_a_core_is_not_restored() -> None:
+    process = watched(SPIN, nice=19)
     with competitors(4 * (os.cpu_count() or 1)):
-        assert watched(SPIN, nice=19).communicate(timeout=200)[0] == "0\n"
+        assert process.communicate(timeout=200)[0] == "0\n"
 
 
 def test_a_process_frozen_while_all_its_threads_compute_is_restored() -> None:
