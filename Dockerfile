@@ -5,10 +5,12 @@ ARG BASE=python:3.11-slim-bookworm
 
 FROM ${BASE} AS requirements
 COPY pyproject.toml /
-# Apart, so that a change elsewhere in pyproject.toml installs nothing anew.
+# Apart, so that a change elsewhere in pyproject.toml installs nothing anew. A worker writes the ledger and never reads
+# it, for which duckdb would be 68 MB.
 RUN mkdir /requirements && python3 -c "import tomllib; \
     project = tomllib.load(open('/pyproject.toml', 'rb'))['project']; \
-    open('/requirements/base.txt', 'w').write('\n'.join(project['dependencies'])); \
+    needs = [need for need in project['dependencies'] if not need.startswith('duckdb')]; \
+    open('/requirements/base.txt', 'w').write('\n'.join(needs)); \
     open('/requirements/gpu.txt', 'w').write('\n'.join(project['optional-dependencies']['gpu']))"
 COPY constraints.txt /requirements/
 

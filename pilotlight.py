@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import threading
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
@@ -21,14 +20,34 @@ from engine.config import Device, DType, EngineConfig, Quantization
 from engine.display import note, print_checks, progress, report, working
 from engine.errors import PilotlightError
 from engine.lanes import Lane
+from engine.options import (
+    DETERMINISTIC,
+    DEVICE,
+    DTYPE,
+    MODEL,
+    QUANTIZE,
+    ContextOption,
+    DeviceOption,
+    DTypeOption,
+    JsonOption,
+    MaxTokens,
+    MemoryOption,
+    Model,
+    QuantizeOption,
+    Temperature,
+    parse_architectures,
+    parse_dtypes,
+)
+from handler.bench_command import app as bench
+from handler.billing.command import app as bill
 
 if TYPE_CHECKING:
     from engine.llm import LLM
     from engine.start import Start
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-bench = typer.Typer(no_args_is_help=True, help="Measure: the engine alone, or a running endpoint.")
 app.add_typer(bench, name="bench")
+app.add_typer(bill, name="bill")
 
 
 def _say_version(asked: bool) -> None:
@@ -44,66 +63,6 @@ def options(
     ] = False,
 ) -> None:
     """A serverless GPU function for language models."""
-
-
-def parse_size(text: str) -> int:
-    """Bytes from a text such as 512MiB, 2GB or 1.5g; a bare letter means the power of ten, as in the settings.
-
-    Raises:
-        typer.BadParameter: it is none of these.
-    """
-    match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?) ?([kmgt]?)(b|ib)?", text.strip().lower())
-    if match is None:
-        raise typer.BadParameter(f"{text} is no size; write it like 512MiB, 2GB or 1.5g")
-    number, letter, suffix = match.groups()
-    step = 1024 if suffix == "ib" else 1000
-    return int(float(number) * step ** " kmgt".index(letter or " "))
-
-
-def parse_architectures(text: str) -> tuple[int, ...]:
-    """Compute capabilities times ten from a text such as 80,90; 80 is the oldest that the kernels serve.
-
-    Raises:
-        typer.BadParameter: it is none.
-    """
-    parts = text.split(",")
-    if not all(part.isdecimal() and 80 <= int(part) <= 999 for part in parts):
-        raise typer.BadParameter(f"{text}: write numbers like 80 or 80,90, for 8.0 and 9.0", param_hint="--arch")
-    return tuple(sorted({int(part) for part in parts}))
-
-
-def parse_dtypes(text: str) -> tuple[str, ...]:
-    """Names of dtypes from a text such as bfloat16,float16.
-
-    Raises:
-        typer.BadParameter: one is not known.
-    """
-    known, names = set(get_args(DType)) - {"auto"}, set(text.split(","))
-    if names - known:
-        raise typer.BadParameter(f"{text}: write some of {', '.join(sorted(known))}", param_hint="--dtype")
-    return tuple(sorted(names))
-
-
-MODEL = typer.Argument(metavar="[MODEL]", help="demo, a folder, or a hub id (owner/name).")
-DEVICE = typer.Option("--device", help="Where to compute.")
-DTYPE = typer.Option("--dtype", help="Of weights and cache; auto takes what the device computes fast.")
-Model = Annotated[str, MODEL]
-DeviceOption = Annotated[Device, DEVICE]
-DTypeOption = Annotated[DType, DTYPE]
-ContextOption = Annotated[
-    int | None, typer.Option("--max-model-len", min=1, help="Context in tokens; default: the model's.")
-]
-MemoryOption = Annotated[
-    int | None,
-    typer.Option("--kv-memory", parser=parse_size, metavar="SIZE", help="Memory of the KV cache, like 512MiB or 2GB."),
-]
-QUANTIZE = typer.Option("--quantize", help="int8 rounds the layers' weights: quicker for few requests at once.")
-DETERMINISTIC = typer.Option("--deterministic", help="On a GPU: the same logits in any batch, at a cost.")
-QuantizeOption = Annotated[Quantization, QUANTIZE]
-DeterministicOption = Annotated[bool, DETERMINISTIC]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else there.")]
-MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens to generate at most.")]
-Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="0 always takes the likeliest token.")]
 
 
 @app.command()
@@ -175,73 +134,6 @@ def chat(
     llm = _load(start, EngineConfig(model, device, dtype, max_model_len, kv_memory), quiet=False)
     prompt = "> " if sys.stdin.isatty() else ""
     converse(llm, params, lambda: input(prompt), _write)
-
-
-@bench.command()
-def offline(
-    workload: Annotated[
-        Path,
-        typer.Option(exists=True, dir_okay=False, readable=True, help='Lines of {"ids": [..], "max_tokens": n}.'),
-    ],
-    model: Model = "demo",
-    tokens_out: Annotated[
-        Path | None, typer.Option(dir_okay=False, writable=True, help="Gets each request's output ids, a line each.")
-    ] = None,
-    device: DeviceOption = "auto",
-    dtype: DTypeOption = "auto",
-    max_model_len: ContextOption = None,
-    kv_memory: MemoryOption = None,
-    quantize: QuantizeOption = "none",
-    deterministic: DeterministicOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """All requests of a file at once through the engine; greedy, end of sequence ignored."""
-    from engine.bench import Bench, read_workload
-
-    jobs = read_workload(workload)
-    if tokens_out is not None:
-        tokens_out.touch()  # A place that cannot be written is better known before the run than after it.
-    with working(f"loading {model}", as_json):
-        config = EngineConfig(
-            model, device, dtype, max_model_len, kv_memory, quantize=quantize, deterministic=deterministic
-        )
-        run = Bench(config, jobs)
-    note(run.plan.lines())
-    with progress("tokens", run.output_tokens, as_json) as advance:
-        result, answers = run.run(advance)
-    if tokens_out is not None:
-        tokens_out.write_text("".join(f"{json.dumps(ids)}\n" for ids in answers))
-    report(asdict(result), as_json)
-
-
-@bench.command()
-def http(
-    url: Annotated[str, typer.Option(help="Where the endpoint listens, such as http://127.0.0.1:8000.")],
-    concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Requests under way at once; default: 8, or 1024 for a trace.")
-    ] = None,
-    requests: Annotated[int, typer.Option(min=1, help="Requests in all; of a trace, its first ones.")] = 64,
-    trace: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="CSV of TIMESTAMP,ContextTokens,GeneratedTokens to replay."),
-    ] = None,
-    speed: Annotated[float, typer.Option(min=0.001, help="Replay the trace this many times as fast.")] = 1.0,
-    prompt: Annotated[str, typer.Option(help="What to send without a trace.")] = "Count from 3 to 33.",
-    max_tokens: MaxTokens = 64,
-    api_key: Annotated[str | None, typer.Option(envvar="PILOTLIGHT_API_KEY", help="What to present.")] = None,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds after which a request counts as failed.")] = 300.0,
-    as_json: JsonOption = False,
-) -> None:
-    """Load a running endpoint: a fixed number of requests at once, or a trace's arrivals and lengths."""
-    from handler.bench import Endpoint, measure, read_trace, same_requests
-
-    endpoint = Endpoint(url, api_key, timeout)
-    plan = read_trace(trace, requests, speed) if trace else same_requests(prompt, max_tokens, requests)
-    with progress("requests", len(plan), as_json) as advance:
-        result = measure(endpoint, plan, concurrency or (1024 if trace else 8), advance)
-    report(asdict(result), as_json)
-    if result.failed:
-        raise typer.Exit(1)
 
 
 @app.command()

@@ -16,6 +16,7 @@ import pytest
 
 import pilotlight
 from engine.llm import LLM
+from engine.options import parse_size
 from engine.request import SamplingParams
 from engine.source import DEMO
 from engine.terminal import converse
@@ -255,4 +256,4 @@ def test_bad_usage_is_exit_2(
     ],
 )
 def test_sizes(text: str, size: int) -> None:
-    assert pilotlight.parse_size(text) == size
+    assert parse_size(text) == size

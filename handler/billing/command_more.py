@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
@@ -42,9 +42,38 @@ def parse_price(text: str) -> Decimal:
     return price
 
 
+def parse_moment(text: str) -> date:
+    """A day, or a moment in UTC unless it says otherwise.
+
+    Raises:
+        typer.BadParameter: it is neither.
+    """
+    try:
+        return date.fromisoformat(text) if len(text) <= len("2026-11-21") else datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text} is no day like 2026-11-21, nor a moment like 2026-11-21T10:00") from None
+
+
+def parse_folder(text: str) -> str:
+    """A place on this machine, or `-`.
+
+    Raises:
+        typer.BadParameter: it is an address.
+    """
+    if "://" in text:
+        raise typer.BadParameter(f"{text} is an address: write a file or a folder on this machine")
+    return text
+
+
 From = Annotated[
     str | None,
     typer.Option("--from", metavar="PLACE", help="s3://BUCKET/PREFIX or a folder; default: where this machine writes."),
+]
+Since = Annotated[
+    date | None, typer.Option("--since", parser=parse_moment, metavar="DAY", help="First day, in UTC; or a moment.")
+]
+Until = Annotated[
+    date | None, typer.Option("--until", parser=parse_moment, metavar="DAY", help="Last day; or the moment it ends.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else there.")]
 
@@ -52,7 +81,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on sta
 def prices(
     refresh: Annotated[bool, typer.Option("--refresh", help="Ask RunPod's catalogue; needs RUNPOD_API_KEY.")] = False,
     out: Annotated[
-        Path | None, typer.Option(dir_okay=False, metavar="FILE", help="Where to write the list; default: your settings.")
+        Path | None, typer.Option(dir_okay=False, metavar="FILE", help="Gets the list; default: your settings.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -104,25 +133,81 @@ def verify(place: From = None, as_json: JsonOption = False) -> None:
 def reconcile(
     place: From = None,
     endpoint: Annotated[str | None, typer.Option(metavar="ID", help="This endpoint alone.")] = None,
-    since: Annotated[datetime | None, typer.Option(help="First hour, in UTC; default: the ledger's.")] = None,
-    until: Annotated[datetime | None, typer.Option(help="End of the last hour, in UTC; default: the ledger's.")] = None,
+    since: Since = None,
+    until: Until = None,
     as_json: JsonOption = False,
 ) -> None:
     """Hold the ledger against what RunPod billed, hour by hour. Needs RUNPOD_API_KEY."""
     from handler.billing.reading.ledger import open_ledger
-    from handler.billing.reading.reconcile import booked_hours, compare, show_comparison, total, whole_hours
+    from handler.billing.reading.objects import Period
+    from handler.billing.reading.reconcile import HOUR, booked_hours, compare, show_comparison, total, whole_hours
     from handler.billing.runpod_api import RunPodApi
 
     api = RunPodApi.from_environment()
-    with working("reading the ledger", as_json), open_ledger(ledger_place(place)) as ledger:
+    period = Period.of(since, until)
+    # A stretch that began in the hour before reaches into the first one.
+    early = period.since and period.since - HOUR
+    with open_ledger(ledger_place(place), early, period.until, _display(as_json)) as ledger:
         booked = booked_hours(ledger, endpoint)
-    first, end = whole_hours(_utc(since), _utc(until), booked)
+    first, end = whole_hours(period.since, period.until, booked)
     with working(f"asking {api.place}", as_json):
         hours = compare(booked, api.billed(first, end, endpoint), first, end)
     if as_json:
         _write_json({"hours": [hour.as_dict() for hour in hours], "total": total(hours).as_dict()})
     else:
         show_comparison(hours, first, end)
+
+
+def export(
+    form: Annotated[Literal["focus", "parquet"], typer.Option("--format", help="FOCUS 1.2, or Parquet.")],
+    out: Annotated[
+        str, typer.Option(parser=parse_folder, metavar="FILE", help="- is standard output; of Parquet, the folder.")
+    ],
+    place: From = None,
+    since: Since = None,
+    until: Until = None,
+    price: Annotated[
+        Decimal | None,
+        typer.Option(parser=parse_price, metavar="DOLLARS", help="FOCUS: per second of a worker, where none is known."),
+    ] = None,
+    account_id: Annotated[str, typer.Option(metavar="ID", help="FOCUS: who pays.")] = "runpod",
+    account_name: Annotated[str, typer.Option(metavar="NAME", help="FOCUS: their name.")] = "RunPod account",
+    unfinished: Annotated[bool, typer.Option("--unfinished", help="Parquet: also today, which is not over.")] = False,
+) -> None:
+    """The ledger for other systems: a row a charge for FinOps, or a Parquet file a day for any engine."""
+    if form == "parquet":
+        _export_parquet(place, since, until, Path(out), unfinished=unfinished)
+        return
+    from handler.billing.reading.focus import Account, write_focus
+    from handler.billing.reading.ledger import open_ledger
+
+    account = Account(account_id, account_name, price)
+    with open_ledger(ledger_place(place), since, until, _display(False)) as ledger, _written(out) as file:
+        with working(f"reading {ledger.objects:,} objects", False):
+            rows = write_focus(ledger, file, account)
+        skipped = [path.name for path in ledger.skipped]
+    note([f"{rows:,} rows", *(f"left out, as it cannot be unpacked: {name}" for name in skipped)])
+
+
+def _export_parquet(
+    place: str | None, since: date | None, until: date | None, out: Path, *, unfinished: bool
+) -> None:
+    from handler.billing.reading.compaction import choose_days, compact_days
+    from handler.billing.store import open_store
+
+    place = ledger_place(place)
+    days = choose_days(open_store(place), _day(since), _day(until), unfinished=unfinished)
+    with progress("days", len(days), False) as advance:
+        done = list(compact_days(place, days, out, advance))
+    for day in done:
+        sys.stdout.write(f"{day.path}: {day.lines:,} lines, {day.bytes:,} bytes\n")
+        note(f"left out, as it cannot be unpacked: {name}" for name in day.skipped)
+    if not done:
+        note([f"{place} has no lines of days that are over"])
+
+
+def _day(moment: date | None) -> date | None:
+    return moment.date() if isinstance(moment, datetime) else moment
 
 
 def ledger_place(given: str | None) -> str:
@@ -147,20 +232,24 @@ def _say_verified(place: str, found: Verification) -> None:
     console.print(f"{place} {'is whole' if found.ok else 'has problems'}: {told}", markup=False)
 
 
-def _utc(moment: datetime | None) -> datetime | None:
-    from datetime import UTC
-
-    return None if moment is None else moment.replace(tzinfo=UTC)
-
-
 @contextmanager
-def _opened(out: str) -> Iterator[TextIO]:
-    """The file to write, or standard output for `-`."""
+def _written(out: str) -> Iterator[TextIO]:
+    """A file that is there whole or not at all, or standard output for `-`."""
     if out == "-":
         yield sys.stdout
         return
-    with Path(out).open("w", newline="", encoding="utf-8") as file:
-        yield file
+    path = Path(out)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            yield file
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _display(quiet: bool) -> Callable[[str, int], AbstractContextManager[Callable[[int], None]]]:
+    return lambda what, total: progress(what, total, quiet)
 
 
 def _write_json(fields: dict[str, Any]) -> None:

@@ -20,9 +20,10 @@ class Answer:
     message: str = "as told"
 
 
-Fault = Answer | Literal["cut", "cut after", "cut amid", "hang", "nonsense"]
+Fault = Answer | Literal["cut", "cut after", "cut amid", "hang", "nonsense", "blank"]
 """`cut`: closed without an answer, nothing done. `cut after`: done, and closed without an answer. `cut amid`: done, and
-half of the answer. `hang`: nothing at all, until the proxy stops. `nonsense`: 500 bytes that are no S3 answer."""
+half of the answer. `hang`: nothing at all, until the proxy stops. `nonsense`: 200, and bytes that are no S3 answer.
+`blank`: 200, and nothing."""
 
 Rule = Callable[[str, str, dict[str, str]], Fault | None]
 """Gets method, path and headers (names in lower case) of a request and says what befalls it."""
@@ -80,6 +81,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.answer(fault.status, error_document(fault))
         elif fault == "nonsense":
             self.answer(200, b"<html>" + b"\0" * 500)
+        elif fault == "blank":
+            self.answer(200, b"")
         elif fault == "hang":
             self.server.stopped.wait()
             self.close_connection = True
@@ -88,7 +91,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.forward(body, headers, fault)
 
-    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = handle_any
+    do_GET = do_PUT = do_HEAD = handle_any  # noqa: N815 (the names that the library looks for)
 
     def forward(self, body: bytes, headers: dict[str, str], fault: str | None) -> None:
         """Hand the request on as it came, with the host that its signature covers."""
@@ -113,7 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in kept:
             if name.lower() not in ("connection", "content-length", "transfer-encoding", "date", "server"):
                 self.send_header(name, value)
-        of_head = dict((name.lower(), value) for name, value in kept).get("content-length", "0")
+        of_head = {name.lower(): value for name, value in kept}.get("content-length", "0")
         length = int(of_head) if self.command == "HEAD" else len(body)
         self.send_header("Content-Length", str(length or 100 * broken))
         self.end_headers()

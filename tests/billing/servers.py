@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -121,12 +122,14 @@ def running(make: Make, data: Path) -> Iterator[S3Server]:
         command = make.command(environment, folder, port)
         # Short pages, so that every listing takes several.
         variables = {**os.environ, "MOTO_S3_DEFAULT_MAX_KEYS": "5"}
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=data, env=variables)
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, cwd=data, env=variables, start_new_session=True
+        )
     try:
         _await_port(process, port, log)
         yield S3Server(make, f"http://127.0.0.1:{port}")
     finally:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # pip's node is a program that starts another.
         process.wait()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import random
@@ -322,6 +323,22 @@ class TestADiskThatRefuses:
         assert seq_of(written[-1]) == 202  # The gap shows what is lost.
         losses = [record.getMessage() for record in caplog.records if "are lost" in record.getMessage()]
         assert [int(text.split()[1]) for text in losses] == [1, 10, 100]
+
+    def test_lines_that_did_not_reach_the_disk_itself_are_written_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(_: int) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+        journal = a_journal(tmp_path)
+        journal.append([OPENING, idle(0)])
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", broken)
+            journal.append([idle(1)])
+            assert journal.trouble == f"cannot write {tmp_path / BOOT}: Input/output error"
+            assert [line.get("ms") for line in journalled(tmp_path / BOOT)] == [None, 0]
+        journal.append([idle(2)])
+        assert [line.get("ms") for line in journalled(tmp_path / BOOT)] == [None, 0, 1, 2]
 
     def test_an_epoch_that_waits_goes_to_its_own_segment(self, tmp_path: Path) -> None:
         journal = a_journal(tmp_path)

@@ -1,0 +1,86 @@
+"""The ledger's lines as DuckDB sees them: their columns, and the views that queries are written over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from handler.billing.reading.objects import PARQUET, Period
+
+_MONEY = "DECIMAL(38,18)"
+"""Exact: a price of 15 decimals, times milliseconds, over 1000."""
+
+COLUMNS = {
+    "id": "VARCHAR", "kind": "VARCHAR", "at": "TIMESTAMP", "written": "TIMESTAMP", "endpoint": "VARCHAR",
+    "worker": "VARCHAR", "boot": "VARCHAR", "epoch": "BIGINT",
+    "start_kind": "VARCHAR", "ready_ms": "BIGINT", "spans": "JSON", "region": "VARCHAR", "version": "VARCHAR",
+    "journal": "VARCHAR", "open_interval_ms": "BIGINT",
+    "phase": "VARCHAR", "ms": "BIGINT", "warmup": "BOOLEAN",
+    "request": "VARCHAR", "job": "VARCHAR", "tenant": "VARCHAR", "finish_reason": "VARCHAR", "queue_ms": "BIGINT",
+    "first_token_ms": "BIGINT", "duration_ms": "BIGINT", "execution_ms": "BIGINT", "prompt_tokens": "BIGINT",
+    "cached_tokens": "BIGINT", "output_tokens": "BIGINT",
+    "model": "VARCHAR", "gpu": "VARCHAR", "gpu_count": "BIGINT", "price": "VARCHAR", "price_kind": "VARCHAR",
+    "price_date": "VARCHAR", "cost": _MONEY,
+    "epoch_ms": "BIGINT", "wall_ahead_ms": "BIGINT", "in_flight": "JSON", "crc": "VARCHAR",
+}
+"""Every field that a line of any kind has, and its type here. Moments are UTC."""
+
+_LARGEST_LINE = 16 << 20
+"""Bytes. A line that lists what is in flight grows with it; each file being read has a buffer of about twice this."""
+
+_VIEWS = """
+CREATE OR REPLACE TEMP VIEW lines AS SELECT * FROM all_lines WHERE kind IS NOT NULL;
+CREATE OR REPLACE TEMP VIEW marks AS
+    SELECT chain, bool_or(warmup) AS mark FROM lines
+    WHERE kind = 'request' AND start_kind <> 'warm' GROUP BY chain;
+CREATE OR REPLACE TEMP VIEW phases AS
+    SELECT lines.* REPLACE (coalesce(warmup, mark, false) AS warmup) FROM lines LEFT JOIN marks USING (chain)
+    WHERE kind = 'phase' AND {within};
+CREATE OR REPLACE TEMP VIEW requests AS SELECT * FROM lines WHERE kind = 'request' AND {within};
+CREATE OR REPLACE TEMP VIEW starts AS SELECT * FROM lines WHERE kind = 'start' AND {within};
+"""
+
+
+def create_views(clean: Sequence[Path], contested: Sequence[Path], period: Period) -> str:
+    """SQL that makes the views `all_lines`, `lines`, `phases`, `requests` and `starts`.
+
+    `all_lines` has every line once, the whole of every file; what cannot be read as JSON is a line without a kind.
+    `chain` is a line's epoch, in one process's life.
+
+    Args:
+        clean: files whose lines stand nowhere else.
+        contested: files whose lines may stand in several of them.
+    """
+    parts = [f"SELECT * FROM {_read(clean)}"] if clean else []
+    if contested:
+        parts.append(f"SELECT DISTINCT ON (id) * FROM {_read(contested)} ORDER BY id, crc")
+    if not parts:
+        nothing = ", ".join(f'NULL::{kind} AS "{name}"' for name, kind in COLUMNS.items())
+        parts = [f"SELECT {nothing} WHERE false"]
+    every = " UNION ALL ".join(f"({part})" for part in parts)
+    chain = "rtrim(rtrim(id, '0123456789'), '-') AS chain"
+    made = f"CREATE OR REPLACE TEMP VIEW all_lines AS SELECT *, {chain} FROM ({every}) AS every;"
+    return made + _VIEWS.replace("{within}", within(period))
+
+
+def within(period: Period) -> str:
+    """A condition on `at`: that it lies within the period."""
+    bounds = ((period.since, ">="), (period.until, "<"))
+    return " AND ".join(f"\"at\" {sign} TIMESTAMP '{bound}'" for bound, sign in bounds if bound) or "true"
+
+
+def _read(files: Sequence[Path]) -> str:
+    """A table function over files of one kind."""
+    names = "[" + ", ".join(_quoted(str(file)) for file in files) + "]"
+    if files[0].name.endswith(PARQUET):
+        columns = ", ".join(f'"{name}"::{kind} AS "{name}"' for name, kind in COLUMNS.items())
+        return f"(SELECT {columns} FROM read_parquet({names}, union_by_name = true))"
+    types = ", ".join(f"{_quoted(name)}: {_quoted(kind)}" for name, kind in COLUMNS.items())
+    return (
+        f"read_json({names}, format = 'newline_delimited', compression = 'gzip', ignore_errors = true, "
+        f"hive_partitioning = false, maximum_object_size = {_LARGEST_LINE}, columns = {{{types}}})"
+    )
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
