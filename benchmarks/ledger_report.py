@@ -17,11 +17,13 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from benchmarks.bars import Bar, at_most
 from benchmarks.machine import describe
+from handler.billing.reading.compaction import compact_days
 from handler.billing.reading.contract import as_fields
 from handler.billing.reading.ledger import open_ledger
 from handler.billing.reading.objects import find_files
@@ -72,12 +74,10 @@ def prepare(ledger: Path, requests: int) -> None:
     if not (ledger / "objects").exists():
         make_ledger(ledger / "objects", shape(requests), processes=2)
     if not (ledger / "parquet").exists():
-        (ledger / "parquet").mkdir()
-        with open_ledger(str(ledger / "objects")) as opened:
-            days = [day for (day,) in opened.execute("SELECT DISTINCT written::DATE FROM lines").fetchall()]
-            for day in days:
-                lines = f"SELECT * EXCLUDE (chain) FROM lines WHERE written::DATE = DATE '{day}' ORDER BY id"
-                opened.execute(f"COPY ({lines}) TO '{ledger}/parquet/{day}.parquet' (FORMAT parquet, COMPRESSION zstd)")
+        objects = str(ledger / "objects")
+        days = sorted({file.day for file in find_files(ledger / "objects") if file.day})
+        for _ in compact_days(objects, [*days, days[-1] + timedelta(days=1)], ledger / "parquet"):
+            pass
 
 
 def measure(ledger: Path, requests: int, runs: int) -> dict[str, Any]:

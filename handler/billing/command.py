@@ -61,10 +61,13 @@ def report(
     from handler.billing.reading.contract import as_fields
     from handler.billing.reading.figures import exact_json
     from handler.billing.reading.ledger import open_ledger
+    from handler.billing.reading.objects import Period
     from handler.billing.reading.report import make_report
     from handler.billing.reading.words import notes
 
     keys = parse_keys(by or ["day"])
+    if Period.of(since, until).is_empty:
+        raise typer.BadParameter("it ends before it begins", param_hint="--until")
     if html is not None:
         html.touch()  # A file that cannot be written is better known before the reading than after it.
     shown = _display(as_json)

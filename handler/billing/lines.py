@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from handler.billing.identity import Identity
 from handler.billing.meter import Amount
@@ -19,8 +18,7 @@ FinishReason = Literal["stop", "length", "abort", "deadline", "error", "lost"]
 """Why a request ended; `lost` is written by whoever recovers the journal of a worker that was killed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """A request as it came in.
 
     Attributes:
@@ -37,8 +35,7 @@ class Asked:
     tenant: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How a request ended. The first two times are milliseconds from its arrival; None where it never got there.
 
     Attributes:
@@ -54,8 +51,7 @@ class Outcome:
     output_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Spent:
+class Spent(NamedTuple):
     """What a request took, in milliseconds: from its arrival to its end, and its share of the worker's execution."""
 
     duration_ms: int
@@ -71,11 +67,14 @@ def stamp(wall_s: float) -> str:
 class Lines:
     """Makes the lines of one epoch. Moments are milliseconds since it began.
 
-    A loaded worker writes one for each request: what they have in common is made once.
+    A loaded worker writes one for each request: what they have in common is made once. For one thread at a time.
     """
 
     def __init__(self, identity: Identity, epoch: Epoch, model: str, price: Price) -> None:
         self._epoch = epoch
+        self._began_ms = round(1000 * epoch.began.wall_s)
+        self._second = 0
+        self._second_text = ""
         self._price = price
         self._common = {
             "endpoint": identity.endpoint, "worker": identity.worker, "boot": identity.boot, "epoch": epoch.number,
@@ -120,7 +119,11 @@ class Lines:
 
     def stamp(self, at_ms: int) -> str:
         """A moment of the epoch, in UTC. The wall clock was read at its beginning; steps of it since are no matter."""
-        return stamp(self._epoch.began.wall_s + at_ms / 1000)
+        second, millisecond = divmod(self._began_ms + at_ms, 1000)
+        if second != self._second:
+            self._second = second
+            self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return f"{self._second_text}.{millisecond:03d}Z"
 
     def _priced(self, kind: str, at: str, written: str, fields: Line, ms: int) -> Line:
         return self._line(kind, at, written, {**fields, **self._pricing, "cost": self._price.cost(ms)})

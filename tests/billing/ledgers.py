@@ -31,6 +31,8 @@ SPANS = [
     {"name": "weights", "start_s": 0.4, "end_s": 3.1, "thread": "weights", "detail": {"bytes": 2_400_000_000}},
 ]
 
+_OUTCOME = ("queue_ms", "first_token_ms", "prompt_tokens", "cached_tokens", "output_tokens")
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -42,6 +44,7 @@ class Shape:
         per_batch: requests that end in each second of work.
         repeated: share of the objects whose first half lies in another object as well.
         price: None where no price is known.
+        began_s: when the first worker began, in seconds since 1970.
         unclosed: how many of the workers were killed, and nobody has closed their epochs yet.
     """
 
@@ -56,6 +59,7 @@ class Shape:
     price: str | None = "0.00031"
     unclosed: int = 1
     seed: int = 0
+    began_s: int = BEGAN_S
 
 
 @dataclass
@@ -111,8 +115,7 @@ class _Template:
 
     def __init__(self, line: Line) -> None:
         text = json.dumps({"id": "%(id)s", **line}, ensure_ascii=False, separators=(",", ":"))
-        for name in ("ms", "execution_ms", "duration_ms", "queue_ms", "first_token_ms", "prompt_tokens",
-                     "cached_tokens", "output_tokens"):
+        for name in ("execution_ms", "duration_ms", *_OUTCOME):
             text = text.replace(f'"%({name})d"', f"%({name})d")
         for name in ("cost", "tenant", "warmup"):
             text = text.replace(f'"%({name})s"', f"%({name})s")
@@ -129,7 +132,7 @@ class _Life:
     def __init__(self, shape: Shape, worker: int) -> None:
         self.shape = shape
         self.random = random.Random(shape.seed * 10_007 + worker)
-        self.began_s = BEGAN_S + 60 * worker
+        self.began_s = shape.began_s + 60 * worker
         boot = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(self.began_s))}-{worker:08x}"
         self.identity = Identity(
             f"endpoint-{worker % shape.endpoints}", f"worker{worker:04d}", boot, "L4", 1, "EU-RO-1"
@@ -149,7 +152,7 @@ class _Life:
     def request_template(self) -> _Template:
         said: list[Any] = ["%(start_kind)s", "%(warmup)s", "%(job)s", "%(tenant)s"]
         asked = Asked("chatcmpl-%(request)032x", *said)
-        numbers: Any = {name: f"%({name})d" for name in Outcome.__dataclass_fields__ if name != "finish_reason"}
+        numbers: Any = {name: f"%({name})d" for name in Outcome._fields if name != "finish_reason"}
         outcome = Outcome("stop", **numbers)
         line = self.lines.request("", "", asked, outcome, Spent(0, 0))
         spent = {"duration_ms": "%(duration_ms)d", "execution_ms": "%(execution_ms)d"}

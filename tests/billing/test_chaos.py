@@ -210,6 +210,7 @@ def test_a_worker_that_is_told_to_end_while_it_boots_has_its_boot_billed(tmp_pat
         environment = {**plane.environment(), **places.environment}
         with running(Process, "-m", "handler", environment=environment) as worker:
             assert eventually(lambda: any(places.journal.glob("*")), 20)
+            time.sleep(0.2)  # The journal is made a moment before the signals' handler.
             assert worker.stop() == 0
     lines = in_ledger(places.store)
     assert {line["phase"] for line in lines if line["kind"] == "phase"} == {"boot", "rounding"}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.errors import InvalidConfig
 from handler.billing.identity import Identity
 from handler.billing.lines import Asked, Lines, Outcome, Spent
 from handler.billing.price import Price
@@ -155,13 +156,15 @@ def test_what_a_broken_object_had_twice_is_read_from_the_other(own: Path) -> Non
         assert [path.name for path in ledger.skipped] == [shorter.name]
 
 
-def test_a_line_that_is_no_json_is_a_line_without_a_kind(own: Path) -> None:
+@pytest.mark.parametrize("first", [True, False], ids=["the first", "the last"])
+def test_a_line_that_is_no_json_is_a_line_without_a_kind(own: Path, first: bool) -> None:
     with open_ledger(str(own)) as ledger:
         whole = number(ledger, "SELECT count(*) FROM lines")
     victim = objects(own)[-1]
-    victim.write_bytes(gzip.compress(gzip.decompress(victim.read_bytes()) + b"not json\n[1]\n"))
+    content = gzip.decompress(victim.read_bytes())
+    victim.write_bytes(gzip.compress(b"not json\n" + content if first else content + b"not json\n"))
     with open_ledger(str(own)) as ledger:
-        assert number(ledger, "SELECT count(*) FROM all_lines WHERE kind IS NULL") == 2
+        assert number(ledger, "SELECT count(*) FROM all_lines WHERE kind IS NULL") == 1
         assert number(ledger, "SELECT count(*) FROM lines") == whole
         assert ledger.skipped == []
 
@@ -188,6 +191,11 @@ def test_parquet_files_read_as_the_objects_do(made: tuple[Path, Truth], tmp_path
     shutil.copy(tmp_path / "usage-2026-11-22.parquet", tmp_path / "once more 2026-11-22.parquet")
     with open_ledger(str(tmp_path)) as ledger:
         assert ledger.execute(query).fetchall() == expected
+
+
+def test_a_period_beyond_all_ledgers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidConfig, match="9999"):
+        open_ledger(str(tmp_path), until=date.max)
 
 
 def test_names_with_quotes_are_only_names(tmp_path: Path) -> None:

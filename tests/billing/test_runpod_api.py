@@ -92,7 +92,7 @@ PROBLEM = {"title": "Unauthorized", "status": 401, "detail": "no such key", "err
         (200, [], {}, "the answer has no list of gpus"),
         (200, {"gpus": {"a": 1}}, {}, "the answer has no list of gpus"),
         (200, {"gpus": [1]}, {}, "the answer has no list of gpus"),
-        (200, {"gpus": [{"id": "L4", "price": {"serverless": "low"}}]}, {}, "the price of L4 is no amount of money: low"),
+        (200, {"gpus": [{"id": "L4", "price": {"serverless": "low"}}]}, {}, "price of L4 is no amount of money: low"),
         (200, b'{"gpus": [{"id": "L4", "price": {"serverless": NaN}}]}', {}, "no amount of money: nan"),
     ],
 )

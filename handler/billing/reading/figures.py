@@ -60,12 +60,14 @@ class Work:
 
     Attributes:
         requests: of users, without the lost ones that nobody can name.
-        lost: ended by the worker's end, with a name or without.
+        lost: of the requests, those that were in flight when their worker was killed.
+        nameless: how many times such could not be told apart; each stands for no request, or one, or several.
     """
 
     requests: int = 0
     warmups: int = 0
     lost: int = 0
+    nameless: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0

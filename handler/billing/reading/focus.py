@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from engine.errors import PilotlightError
 from handler.billing.lines import stamp
@@ -21,6 +21,7 @@ from handler.billing.reading.focus_columns import COLUMNS, CONSTANTS
 from handler.billing.reading.ledger import Ledger
 
 _HOUR_MS = 3_600_000
+_DAY_S = 86_400
 _SILENCE = timedelta(minutes=2)
 """A life of which nothing more is heard for so long has ended."""
 _AT_ONCE = 10_000
@@ -145,24 +146,36 @@ def _chunks(ledger: Ledger, query: str, parameters: object) -> Iterator[list[dic
         yield [dict(zip(names, values, strict=True)) for values in found]
 
 
+class _Month(NamedTuple):
+    """A billing period: its beginning in seconds since 1970, and as it is written with the next one's."""
+
+    start: int
+    first: str
+    next: str
+
+
 class _Rows:
-    """Makes rows of charges. Much is the same for all of a worker's."""
+    """Makes rows of charges. Much is the same for all of a worker's, and for all of a day's: it is made once."""
 
     def __init__(self, account: Account, prices: PriceList) -> None:
         self._account = account
         self._prices = prices
         self._alike: dict[tuple[Any, ...], dict[str, object]] = {}
+        self._months: dict[int, _Month] = {}
 
-    def row(self, charge: Mapping[str, Any]) -> list[object]:
+    def row(self, charge: Mapping[str, Any]) -> Iterable[object]:
         """A charge's values, in the order of the columns; None is empty in the file."""
-        fields = self._worker(charge) | self._money(charge) | _period(charge) | _description(charge)
-        return [fields.get(column) for column in COLUMNS]
+        fields = self._worker(charge).copy()
+        fields.update(self._money(charge))
+        fields.update(self._period(charge))
+        fields.update(_description(charge))
+        return fields.values()
 
     def _worker(self, charge: Mapping[str, Any]) -> dict[str, object]:
         named = ("endpoint", "worker", "boot", "epoch", "region", "gpu", "gpu_count", "price_kind", "price_date")
         key = tuple(charge[name] for name in named)
         if key not in self._alike:
-            self._alike[key] = self._describe(charge)
+            self._alike[key] = dict.fromkeys(COLUMNS) | self._describe(charge)
         return self._alike[key]
 
     def _describe(self, charge: Mapping[str, Any]) -> dict[str, object]:
@@ -179,6 +192,18 @@ class _Rows:
             "x_BootId": charge["boot"], "x_Epoch": charge["epoch"], "x_PriceDate": charge["price_date"],
         }
 
+    def _period(self, charge: Mapping[str, Any]) -> dict[str, object]:
+        """Whole seconds around the charge, in the month in which it ends: FOCUS knows no fractions of seconds."""
+        end = -(-(charge["start"] + max(1, charge["span"])) // 1000)
+        day = (end - 1) // _DAY_S
+        month = self._months.get(day) or self._months.setdefault(day, _month(day))
+        start = max(charge["start"] // 1000, month.start)
+        return {
+            "BillingPeriodStart": month.first, "BillingPeriodEnd": month.next,
+            "ChargePeriodStart": _time(datetime.fromtimestamp(start, UTC)),
+            "ChargePeriodEnd": _time(datetime.fromtimestamp(end, UTC)), "x_StartTime": stamp(charge["start"] / 1000),
+        }
+
     def _money(self, charge: Mapping[str, Any]) -> dict[str, object]:
         price = self._account.price if charge["price"] is None else Decimal(charge["price"])
         assert price is not None
@@ -192,29 +217,20 @@ class _Rows:
         )
 
 
-def _period(charge: Mapping[str, Any]) -> dict[str, object]:
-    """Whole seconds around the charge, within the month in which it ends: FOCUS knows no fractions of seconds."""
-    end = -(-(charge["start"] + max(1, charge["span"])) // 1000)
-    month = datetime.fromtimestamp(end - 1, UTC).replace(day=1, hour=0, minute=0, second=0)
-    next_month = (month + timedelta(days=31)).replace(day=1)
-    start = max(charge["start"] // 1000, int(month.timestamp()))
-    return {
-        "BillingPeriodStart": _time(month), "BillingPeriodEnd": _time(next_month),
-        "ChargePeriodStart": _time(datetime.fromtimestamp(start, UTC)),
-        "ChargePeriodEnd": _time(datetime.fromtimestamp(end, UTC)), "x_StartTime": stamp(charge["start"] / 1000),
-    }
+def _month(day: int) -> _Month:
+    """The month of a day, which is counted from 1970."""
+    first = datetime.fromtimestamp(day * _DAY_S, UTC).replace(day=1)
+    return _Month(int(first.timestamp()), _time(first), _time((first + timedelta(days=31)).replace(day=1)))
 
 
 def _description(charge: Mapping[str, Any]) -> dict[str, object]:
     phase, tenant = charge["phase"], charge.get("tenant")
     tags = {"model": charge["model"]} | ({"tenant": tenant} if tenant is not None else {})
     record = charge.get("id")
-    hour = f"{datetime.fromtimestamp(charge['start'] // 1000, UTC):%Y%m%dT%H}"
-    kind = "-warmup" if charge["warmup"] else ""
     return {
         "ChargeDescription": f"{phase} of {charge['model']} on {charge['gpu'] or 'an unknown GPU'}",
         "Tags": _json(tags), "x_Phase": phase, "x_Warmup": "true" if charge["warmup"] else "false",
-        "x_RecordId": record or f"{charge['boot']}-{charge['epoch']}-{phase}{kind}-{hour}",
+        "x_RecordId": record or _record(charge),
         "x_Sequence": record and record.rpartition("-")[2],
         "x_RequestId": charge.get("request"), "x_JobId": charge.get("job"), "x_StartKind": charge.get("start_kind"),
         "x_FinishReason": charge.get("finish_reason"), "x_QueueMilliseconds": charge.get("queue_ms"),
@@ -223,8 +239,15 @@ def _description(charge: Mapping[str, Any]) -> dict[str, object]:
     }
 
 
+def _record(charge: Mapping[str, Any]) -> str:
+    """The name of a sum of lines: there is one of an epoch's phase, hour and mark."""
+    hour = f"{datetime.fromtimestamp(charge['start'] // 1000, UTC):%Y%m%dT%H}"
+    kind = "-warmup" if charge["warmup"] else ""
+    return f"{charge['boot']}-{charge['epoch']}-{charge['phase']}{kind}-{hour}"
+
+
 def _time(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+    return f"{moment.replace(tzinfo=None).isoformat()}Z"
 
 
 def _json(fields: Mapping[str, object]) -> str:

@@ -55,6 +55,7 @@ class Ledger(AbstractContextManager["Ledger"]):
         self.place = place
         self.period = period
         self.skipped: list[Path] = []
+        self._careful = False
         self._files = [file for file in files if file.day is None or period.may_hold(file.day)]
         self._scratch = tempfile.TemporaryDirectory(prefix="pilotlight-ledger-")
         self._duckdb: DuckDBPyConnection = duckdb.connect(config={
@@ -80,9 +81,10 @@ class Ledger(AbstractContextManager["Ledger"]):
         try:
             return self._duckdb.execute(query, parameters)
         except (duckdb.IOException, duckdb.InvalidInputException) as error:
-            if not self._leave_out_broken():
+            if self._careful:
                 raise LedgerUnreadable(f"{self.place} cannot be read: {str(error).splitlines()[0]}") from error
-            return self._duckdb.execute(query, parameters)
+            self._be_careful()
+            return self.execute(query, parameters)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._duckdb.close()
@@ -92,20 +94,21 @@ class Ledger(AbstractContextManager["Ledger"]):
         return self
 
     def _make_views(self) -> None:
+        """Views of the files as they are now known to be."""
         shared = contested(self._files)
         paths = [file.path for file in self._files]
         clean = [path for path in paths if path not in shared]
-        self._duckdb.execute(create_views(clean, sorted(shared), self.period))
+        self._duckdb.execute(create_views(clean, sorted(shared), self.period, self._careful))
 
-    def _leave_out_broken(self) -> bool:
-        """Look at every file; whether there are broken ones, which no view reads from now on."""
+    def _be_careful(self) -> None:
+        """Look at every file: no view reads broken ones from now on, and any line may be what it likes."""
+        self._careful = True
         with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
             whole = list(pool.map(is_whole, [file.path for file in self._files]))
         broken = [file.path for file, good in zip(self._files, whole, strict=True) if not good]
         self.skipped += broken
         self._files = [file for file in self._files if file.path not in set(broken)]
         self._make_views()
-        return bool(broken)
 
 
 def open_ledger(

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Final
 
@@ -63,15 +63,20 @@ def cache_folder(place: str, environment: Mapping[str, str] = os.environ) -> Pat
 
 def _wanted(store: Store, period: Period) -> Iterable[StoredObject]:
     """The ledger's objects that may have lines of the period; Parquet files where there is no object."""
-    days = period.days()
+    days = period.days(datetime.now(UTC).date())
     folders = [UNDER] if days is None else [f"{UNDER}dt={day}/" for day in days]
     objects = [found for folder in folders for found in store.keys(folder) if _is_wanted(found, period)]
-    return objects or [found for found in store.keys() if found.key.endswith(PARQUET)]  # noqa: SIM118 (no dictionary)
+    return objects or [found for found in store.keys() if _is_parquet(found.key)]  # noqa: SIM118 (no dictionary)
 
 
 def _is_wanted(found: StoredObject, period: Period) -> bool:
     key = parse_key(found.key) if found.key.endswith(OBJECTS) else None
     return key is not None and period.may_hold(date.fromisoformat(key.date))
+
+
+def _is_parquet(key: str) -> bool:
+    """Whether it is a Parquet file that stays within the folder it is brought to, whoever named it."""
+    return key.endswith(PARQUET) and {"", ".", ".."}.isdisjoint(key.split("/"))
 
 
 def _is_here(path: Path, found: StoredObject) -> bool:

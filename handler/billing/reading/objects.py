@@ -9,12 +9,16 @@ from datetime import date, datetime, timedelta
 from itertools import groupby
 from pathlib import Path
 
+from engine.errors import InvalidConfig
 from handler.billing.segment import UNDER, LedgerKey, parse_key
 
 OBJECTS, PARQUET = ".jsonl.gz", ".parquet"
 """How the files are called that a worker writes, and those that `bill export --format parquet` does."""
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
+
+_EARLIEST, _LATEST = 1970, 2999
+"""Years."""
 
 _MARGIN = timedelta(days=1)
 """A line is written at most a day after what it tells began, and an object is named by when its first was written."""
@@ -29,20 +33,38 @@ class Period:
 
     @classmethod
     def of(cls, since: date | None, until: date | None) -> Period:
-        """Of two moments. A day that ends a period is part of it, a moment that does is not."""
+        """Of two moments. A day that ends a period is part of it, a moment that does is not.
+
+        Raises:
+            InvalidConfig: one is far from any ledger.
+        """
+        for given in (since, until):
+            if given is not None and not _EARLIEST <= given.year <= _LATEST:
+                raise InvalidConfig(f"{given} is not a time of a ledger, which lies from {_EARLIEST} to {_LATEST}")
         return cls(_moment(since, timedelta()), _moment(until, timedelta(days=1)))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it ends before it begins."""
+        return self.since is not None and self.until is not None and self.until <= self.since
 
     def may_hold(self, day: date) -> bool:
         """Whether an object whose first line was written on this day may have lines of the period."""
-        after = self.since is None or day >= (self.since - _MARGIN).date()
-        return after and (self.until is None or day <= (self.until + _MARGIN).date())
+        first, last = self._days()
+        return first <= day <= last
 
-    def days(self) -> Iterator[date] | None:
-        """Every day whose objects may have lines of the period; None where that has no bound."""
-        if self.since is None or self.until is None:
+    def days(self, today: date) -> Iterator[date] | None:
+        """Every day up to tomorrow whose objects may have lines of the period; None where it has no beginning."""
+        if self.since is None:
             return None
-        first, last = (self.since - _MARGIN).date(), (self.until + _MARGIN).date()
-        return (first + timedelta(days=number) for number in range((last - first).days + 1))
+        first, last = self._days()
+        return (first + timedelta(days=number) for number in range((min(last, today + _MARGIN) - first).days + 1))
+
+    def _days(self) -> tuple[date, date]:
+        """The first and the last."""
+        first = date.min if self.since is None else (self.since - _MARGIN).date()
+        last = date.max if self.until is None else (self.until + _MARGIN - timedelta.resolution).date()
+        return first, last
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ _TEXT = {"hour": "strftime(by_hour, '%Y-%m-%dT%H:00:00Z')", "day": "strftime(by_
 _TIME = "warmup, coalesce(sum(ms), 0), sum(cost), coalesce(sum(unpriced_ms), 0)"
 _WORK = """
 coalesce(sum(named) FILTER (NOT warmup), 0), coalesce(sum(lines) FILTER (warmup), 0), coalesce(sum(lost), 0),
+coalesce(sum(nameless), 0),
 coalesce(sum(prompt_tokens) FILTER (NOT warmup), 0), coalesce(sum(cached_tokens) FILTER (NOT warmup), 0),
 coalesce(sum(output_tokens) FILTER (NOT warmup), 0)
 """

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Final
 
 from handler.billing.reading.ledger import Ledger
-from handler.billing.reading.views import within
+from handler.billing.reading.views import CHAIN, within
 
 KEYS: Final = {
     "hour": "date_trunc('hour', \"at\")", "day": "date_trunc('day', \"at\")", "endpoint": "endpoint", "model": "model",
@@ -21,15 +21,17 @@ _PASS = """
 CREATE OR REPLACE TEMP TABLE sums AS
 SELECT {selected} kind, phase, warmup, start_kind, life, inside, queue_ms, first_token_ms,
     grouping(kind) = 0 AND grouping(life) = 0 AS is_sum,
-    count(*) AS lines, count(request) AS named, count(*) FILTER (finish_reason = 'lost') AS lost,
+    count(*) AS lines, count(request) AS named, count(request) FILTER (finish_reason = 'lost') AS lost,
+    count(*) FILTER (finish_reason = 'lost' AND request IS NULL) AS nameless,
     sum(time_ms) AS ms, sum(cost) AS cost, sum(time_ms) FILTER (cost IS NULL) AS unpriced_ms,
     sum(prompt_tokens) AS prompt_tokens, sum(cached_tokens) AS cached_tokens, sum(output_tokens) AS output_tokens,
     max("at") FILTER (kind = 'phase') AS newest,
-    max_by({{chain: chain, worker: worker, began: "at", ready_ms: ready_ms, spans: spans}}, "at", {boots})
-        FILTER (kind = 'start' AND start_kind = 'fresh') AS boots
+    max_by(boot_told, "at", {boots}) FILTER (boot_told IS NOT NULL) AS boots
 FROM (
     SELECT *, {keys} coalesce(ms, execution_ms) AS time_ms, {within} AS inside,
-        CASE WHEN kind = 'phase' OR kind = 'request' AND start_kind <> 'warm' THEN chain END AS life
+        CASE WHEN kind = 'phase' OR kind = 'request' AND start_kind <> 'warm' THEN {chain} END AS life,
+        CASE WHEN kind = 'start' AND start_kind = 'fresh' AND {within}
+            THEN {{chain: {chain}, worker: worker, began: "at", ready_ms: ready_ms, spans: spans}} END AS boot_told
     FROM all_lines WHERE kind IS DISTINCT FROM 'open'
 )
 GROUP BY GROUPING SETS (
@@ -55,5 +57,6 @@ def summarise(ledger: Ledger, keys: Collection[str]) -> None:
     query = _PASS.format(
         keys=" ".join(f"{KEYS[key]} AS by_{key}," for key in keys), selected=" ".join(f"{name}," for name in names),
         grouped=" ".join(f"{name}," for name in names), within=within(ledger.period), boots=NEWEST_BOOTS,
+        chain=CHAIN,
     )
     ledger.execute(query)

@@ -27,7 +27,7 @@ from handler.billing.reading.words import (
 COLOURS = {"execution": "blue", "boot": "magenta", "idle": "yellow", "drain": "cyan", "rounding": "bright_black"}
 _BAR = 24
 """Cells."""
-_MOST_GROUPS = 40
+_MOST_GROUPS, _MOST_BOOTS = 40, 5
 _LONGEST_SPANS = 3
 
 
@@ -104,7 +104,7 @@ def _boots(report: Report) -> Table:
                   title_justify="left", title_style="bold")
     for name, right in (("at", False), ("worker", False), ("ready after", True), ("cost", True), ("longest", False)):
         table.add_column(name, justify="right" if right else "left", header_style="dim")
-    for boot in report.boots:
+    for boot in report.boots[:_MOST_BOOTS]:
         spans = sorted(boot.spans, key=lambda span: span["start_s"] - span["end_s"])[:_LONGEST_SPANS]
         longest = ", ".join(f"{printable(span['name'])} {span['end_s'] - span['start_s']:.2f}" for span in spans)
         table.add_row(f"{boot.began:%Y-%m-%d %H:%M:%S}", Text(printable(boot.worker)), duration(boot.ready_ms),

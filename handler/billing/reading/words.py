@@ -102,7 +102,9 @@ def notes(report: Report) -> list[str]:
             "not recovered yet"
         )
     if report.whole.work.lost:
-        told.append(f"{count(report.whole.work.lost, 'request')} lost when their workers were killed")
+        told.append(f"{count(report.whole.work.lost, 'request')} in flight when their workers were killed")
+    if report.whole.work.nameless:
+        told.append(f"{count(report.whole.work.nameless, 'killed worker')} ended with requests that nobody can name")
     if report.skipped:
         named = ", ".join(report.skipped[:3]) + (" and more" if len(report.skipped) > 3 else "")
         told.append(f"{count(len(report.skipped), 'object')} left out, for they cannot be unpacked: {named}")
