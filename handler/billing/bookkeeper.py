@@ -94,13 +94,17 @@ class Bookkeeper:
         self._thread.start()
 
     def ready(self, ready_ms: int, spans: Sequence[Mapping[str, Any]]) -> None:
-        """The worker can serve, so many milliseconds after it began; `spans` are its boot's timeline."""
+        """The worker can serve, so many milliseconds after it began; `spans` are its boot's timeline.
+
+        All of the boot goes to the ledger at once: a short life is to leave it there too.
+        """
         now = time.monotonic()
         with self._writing:
             with self._metering:
                 self._books.ready(now)
-                lines = [*self._opening(now), self._start(now, ready_ms, spans)]
+                lines = [*self._opening(now), self._start(now, ready_ms, spans), *self._books.cut(now)]
             self._journal.append(lines)
+            self._seal(now)
         self._uploader.start()
 
     def enter(self, asked: Asked) -> Entry:

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from engine.display import note, progress, working
-from handler.billing import command_more
-from handler.billing.command_more import From, JsonOption, ledger_place, parse_moment
+from handler.billing.check_command import reconcile, verify
+from handler.billing.export_command import export
+from handler.billing.options import (
+    From,
+    JsonOption,
+    Since,
+    Until,
+    display,
+    ledger_place,
+    readable_ledger,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from handler.billing.recovery import Recovered
 
 app = typer.Typer(no_args_is_help=True, help="Where every billed second went, from the ledger.")
-app.command()(command_more.export)
-app.command()(command_more.verify)
-app.command()(command_more.reconcile)
-app.command()(command_more.prices)
+app.command()(export)
+app.command()(verify)
+app.command()(reconcile)
 
 KEYS = ("hour", "day", "endpoint", "model", "worker", "tenant", "start_kind")
 _THREE_OPEN_INTERVALS_S = 30.0
@@ -43,12 +50,8 @@ def parse_keys(given: list[str]) -> tuple[str, ...]:
 @app.command()
 def report(
     place: From = None,
-    since: Annotated[
-        date | None, typer.Option(parser=parse_moment, metavar="DAY", help="First day, in UTC; or a moment.")
-    ] = None,
-    until: Annotated[
-        date | None, typer.Option(parser=parse_moment, metavar="DAY", help="Last day; or the moment it ends.")
-    ] = None,
+    since: Since = None,
+    until: Until = None,
     by: Annotated[
         list[str] | None, typer.Option(metavar="KEY,...", help=f"Group by some of {', '.join(KEYS)}; default: day.")
     ] = None,
@@ -70,8 +73,8 @@ def report(
         raise typer.BadParameter("it ends before it begins", param_hint="--until")
     if html is not None:
         html.touch()  # A file that cannot be written is better known before the reading than after it.
-    shown = _display(as_json)
-    ledger = open_ledger(ledger_place(place), since, until, shown)
+    shown = display(as_json)
+    ledger = open_ledger(readable_ledger(place), since, until, shown)
     with ledger, working(f"reading {ledger.objects:,} objects", as_json):
         made = make_report(ledger, keys, hourly=html is not None)
     if html is not None:
@@ -87,6 +90,38 @@ def report(
     from handler.billing.reading.table import show
 
     show(made, Console(highlight=False))
+
+
+@app.command()
+def prices(
+    refresh: Annotated[bool, typer.Option("--refresh", help="Ask RunPod's catalogue; needs RUNPOD_API_KEY.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(dir_okay=False, metavar="FILE", help="Gets the list; default: your settings.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The price list that workers on this machine use, and where it is from."""
+    from handler.billing.price_list import choose_prices, refreshed_path, write_prices
+    from handler.billing.reading.prices import fetch_prices, show_prices
+    from handler.billing.runpod_api import RunPodApi
+
+    own = os.environ.get("PILOTLIGHT_PRICES")
+    if refresh:
+        api = RunPodApi.from_environment()
+        with working(f"asking {api.place}", as_json):
+            table = fetch_prices(api)
+        out = out or refreshed_path()
+    else:
+        table = choose_prices(Path(own) if own else None)
+    if out is not None:
+        write_prices(table, out)
+        note([f"written to {out}"])
+    if refresh and own:
+        note([f"PILOTLIGHT_PRICES names {own}: that list is still the one in use"])
+    if as_json:
+        write_json(table.as_dict() | {"file": str(out or table.path)})
+    else:
+        show_prices(table)
 
 
 @app.command()
@@ -136,7 +171,3 @@ def _told(one: Recovered) -> str:
     damaged = f", {one.damaged} damaged lines kept" if one.damaged else ""
     closed = "closed" if one.closed else "not closed"
     return f"{one.boot}: {one.segments} segments, {one.lines} lines, {closed}{damaged}"
-
-
-def _display(quiet: bool) -> Callable[[str, int], AbstractContextManager[Callable[[int], None]]]:
-    return lambda what, total: progress(what, total, quiet)
