@@ -11,6 +11,7 @@ import sys
 import threading
 from dataclasses import asdict
 from importlib import metadata
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -40,6 +41,7 @@ from engine.options import (
 )
 from handler.bench_command import app as bench
 from handler.billing.command import app as bill
+from handler.local.command import up
 
 if TYPE_CHECKING:
     from engine.llm import LLM
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(bench, name="bench")
 app.add_typer(bill, name="bill")
+app.command()(up)
 
 
 def _say_version(asked: bool) -> None:
@@ -272,6 +275,9 @@ def _ignore(text: str) -> None:
 
 def main() -> None:
     """Run the command; what a user can mend is one line on standard error and exit status 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # A terminal that cannot show a sign is no reason to fail.
+            stream.reconfigure(errors="replace")
     try:
         app()
     except (PilotlightError, OSError) as error:

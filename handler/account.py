@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Final, get_args
 
 from engine.request import Finish
@@ -20,19 +21,31 @@ class Account:
 
     Args:
         choices: how many ends there are to come, of all prompts together.
+        prompt_tokens: of all prompts together.
     """
 
-    def __init__(self, recorder: Recorder, asked: Asked, choices: int) -> None:
+    def __init__(self, recorder: Recorder, asked: Asked, choices: int, prompt_tokens: int = 0) -> None:
         self._recorder = recorder
         self._asked = asked
         self._choices = choices
+        self._prompt_tokens = prompt_tokens
         self._entry: Entry | None = None
         self._finishes: list[Finish] = []
         self._prompts: list[Finish] = []
+        self._seen_tokens = 0
+        self._first_seen_s: float | None = None
+        self._opened_s = 0.0
 
     def open(self) -> None:
         """From here on the request shares the worker's time."""
         self._entry = self._recorder.enter(self._asked)
+        self._opened_s = time.monotonic()
+
+    def see_tokens(self, count: int) -> None:
+        """Tokens of some choice have come; of one that never ends they are all that is known."""
+        if self._first_seen_s is None and count:
+            self._first_seen_s = time.monotonic() - self._opened_s
+        self._seen_tokens += count
 
     def see(self, choice: int, finish: Finish) -> None:
         """A choice has ended, perhaps the last one."""
@@ -50,13 +63,15 @@ class Account:
 
     def _outcome(self) -> Outcome:
         finishes, prompts = self._finishes, self._prompts
+        first = _earliest([_since_arrival(finish, finish.timing.first_token) for finish in finishes])
+        seen = None if self._first_seen_s is None else round(1000 * self._first_seen_s)
         return Outcome(
             self._reason(),
             _earliest([_since_arrival(finish, finish.timing.scheduled) for finish in finishes]),
-            _earliest([_since_arrival(finish, finish.timing.first_token) for finish in finishes]),
-            sum([finish.prompt_tokens for finish in prompts]),
+            first if first is not None else seen,
+            max(self._prompt_tokens, sum([finish.prompt_tokens for finish in prompts])),
             sum([finish.cached_tokens for finish in prompts]),
-            sum([finish.completion_tokens for finish in finishes]),
+            max(self._seen_tokens, sum([finish.completion_tokens for finish in finishes])),
         )
 
     def _reason(self) -> FinishReason:

@@ -12,8 +12,9 @@ T = TypeVar("T")
 async def batched(source: AsyncGenerator[T], window_s: float) -> AsyncGenerator[list[T]]:
     """The items of `source` in lists: the first at once, then what has come, at most one list in `window_s` seconds.
 
-    The source is read on while the consumer is busy with a list, so what comes meanwhile is in the next one. An
-    exception of the source is raised after the items before it.
+    The source is read on while the consumer is busy with a list, so what comes meanwhile is in the next one. The last
+    list is not held back: at the source's end it is given at once. An exception of the source is raised after the
+    items before it.
     """
     queue: asyncio.Queue[T | None] = asyncio.Queue()
     reader = asyncio.create_task(_read(source, queue))
@@ -29,7 +30,7 @@ async def batched(source: AsyncGenerator[T], window_s: float) -> AsyncGenerator[
             if given := [item for item in items if item is not None]:
                 yield given
             if not ended:
-                await asyncio.sleep(due - clock())
+                await asyncio.wait({reader}, timeout=due - clock())
         await reader
     finally:
         reader.cancel()

@@ -50,6 +50,7 @@ def open_books(settings: Settings, boot: Boot, watch: RestoreWatch) -> Recorder:
     root, kind, note = find_root(settings.journal, os.environ)
     if note:
         _log.warning("%s", note)
+    _log.info("billed seconds are recorded to %s, and before in %s", store.place, root)
     journal = Journal(root, identity.boot)
     pace = Pace(settings.open_interval)
     terms = _Terms(settings, identity)

@@ -6,13 +6,14 @@ import logging
 import os
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AliasChoices, BeforeValidator, ByteSize, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from engine.config import Device, DType, EngineConfig, Quantization
 from engine.errors import InvalidConfig
+from handler.billing.default_ledger import OFF
 from handler.billing.price import PriceKind
 
 UNSUPPORTED_VARIABLES = (
@@ -51,6 +52,7 @@ class Settings(BaseSettings):
         max_body: bytes of an HTTP request's body.
         request_timeout: seconds after which a request is ended.
         grace: seconds that running requests get to finish after SIGTERM.
+        job_loop: what takes RunPod's jobs: its SDK, or our own loop (`handler.native`).
         job_batch_ms: a streamed job yields at most once in this time, because each yield costs RunPod a round trip.
         ledger: where every billed second is recorded: `s3://BUCKET/PREFIX`, `file://FOLDER` or `off`.
         journal: folder where it is written first; default: on the network volume, else on this machine.
@@ -99,15 +101,27 @@ class Settings(BaseSettings):
     max_body: ByteSize = Field(ByteSize(10_000_000), gt=0, validation_alias=_variable("MAX_BODY"))
     request_timeout: float | None = Field(None, gt=0, validation_alias=_variable("REQUEST_TIMEOUT"))
     grace: int = Field(30, ge=0, validation_alias=_variable("GRACE"))
+    job_loop: Literal["sdk", "native"] = Field("sdk", validation_alias=_variable("JOB_LOOP"))
     job_batch_ms: float = Field(40, ge=0, validation_alias=_variable("JOB_BATCH_MS"))
 
     ledger: str | None = Field(None, validation_alias=_variable("LEDGER"))
     journal: Path | None = Field(None, validation_alias=_variable("JOURNAL"))
     open_interval: float = Field(10.0, ge=0.5, le=3600, validation_alias=_variable("OPEN_INTERVAL"))
     gpu: str | None = Field(None, validation_alias=_variable("GPU"))
-    price: Decimal | None = Field(None, ge=0, allow_inf_nan=False, validation_alias=_variable("PRICE"))
+    price: Decimal | None = Field(
+        None, ge=0, le=1000, decimal_places=12, allow_inf_nan=False, validation_alias=_variable("PRICE")
+    )
     price_kind: PriceKind = Field("flex", validation_alias=_variable("PRICE_KIND"))
     prices: Path | None = Field(None, validation_alias=_variable("PRICES"))
+
+    @field_validator("ledger")
+    @classmethod
+    def _ledger_is_a_place(cls, ledger: str | None) -> str | None:
+        if ledger is None or ledger.lower() == OFF:
+            return ledger and OFF
+        if not ledger.startswith(("s3://", "file:///", "/", "~")):
+            raise ValueError("must be s3://BUCKET/PREFIX, file:///FOLDER, a folder's whole path, or off")
+        return ledger
 
     @field_validator("api_key")
     @classmethod

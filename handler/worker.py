@@ -1,7 +1,8 @@
-"""RunPod's queue worker: our engine behind RunPod's own loop (`runpod.serverless.start`)."""
+"""RunPod's queue worker: our engine behind RunPod's own loop (`runpod.serverless.start`), or behind ours."""
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import importlib
 import multiprocessing
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from engine.errors import InvalidConfig
 from handler.booting import LAST_WORDS_S, Boot, exit_on_signals, take_over_process
+from handler.mode import choose_mode
 
 if TYPE_CHECKING:
     from handler.billing.recorder import Recorder
@@ -36,16 +38,34 @@ def main() -> int:
     except InvalidConfig as error:
         print(f"pilotlight: {error}", file=sys.stderr)
         return boot.end(1)
-    runpod = _import_sdk()
+    boot.failure.add_done_callback(lambda _: Timer(FAILURE_NOTICE_S, _exit_failed, (frontend.recorder,)).start())
+    status = _work(frontend)
+    frontend.recorder.close(LAST_WORDS_S)
+    return boot.end(status)
+
+
+def _work(frontend: Frontend) -> int:
+    """Run what is asked for to its end, and give the exit status."""
+    mode = choose_mode(sys.argv[1:], os.environ, has_test_input=True)
+    runpod = None if mode == "queue" and frontend.settings.job_loop == "native" else _import_sdk()
     from handler.jobs import Jobs
     from handler.local_test import is_local_test, run_local_test
 
     jobs = Jobs(frontend)
-    boot.failure.add_done_callback(lambda _: Timer(FAILURE_NOTICE_S, _exit_failed, (frontend.recorder,)).start())
-    is_test = is_local_test(sys.argv, os.environ)
-    status = run_local_test(jobs, sys.argv) if is_test else _start(runpod, frontend, jobs)
-    frontend.recorder.close(LAST_WORDS_S)
-    return boot.end(status)
+    if is_local_test(sys.argv, os.environ):
+        return run_local_test(jobs, sys.argv)
+    return _work_natively(frontend, jobs) if runpod is None else _start(runpod, frontend, jobs)
+
+
+def _work_natively(frontend: Frontend, jobs: Jobs) -> int:
+    """Run our own loop to its end; the SDK is not even imported."""
+    from handler.native.loop import work
+
+    try:
+        return asyncio.run(work(frontend, jobs))
+    except InvalidConfig as error:
+        print(f"pilotlight: {error}", file=sys.stderr)
+        return 1
 
 
 def _import_sdk() -> ModuleType:
@@ -119,8 +139,12 @@ class _Concurrency:
 
 
 def _die_with_parent() -> None:
-    """The SDK's heartbeat is a forked child, which otherwise goes on saying that a killed worker is alive."""
+    """The SDK's heartbeat is a forked child, which otherwise goes on saying that a killed worker is alive.
+
+    Told to end, it must not close its parent's books.
+    """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _exit_failed(recorder: Recorder) -> None:

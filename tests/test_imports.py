@@ -21,7 +21,8 @@ TORCH_FREE = [
     "engine.tensor_file", "engine.start", "engine.hub", "engine.first_token", "engine.lanes", "engine.boot_runs",
 ]
 HEAVY = {
-    "transformers", "fastapi", "starlette", "uvicorn", "runpod", "boto3", "botocore", "aiohttp", "httpx", "prometheus_client",
+    "transformers", "fastapi", "starlette", "uvicorn", "runpod", "boto3", "botocore", "aiohttp", "httpx", "duckdb",
+    "prometheus_client",
     "pydantic_settings", "huggingface_hub", "openai", "triton", "rich",
 }
 """What a boot must not wait for. torch is needed; numpy comes with it where it is installed, and is quick."""

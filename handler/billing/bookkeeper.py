@@ -144,6 +144,8 @@ class Bookkeeper:
             self._journal.seal()
         delivered = self._uploader.flush(within_s) and not self._journal.waiting_bytes
         self._journal.close()
+        if not delivered:
+            _log.warning("not all is in the ledger; `pilotlight bill recover %s` brings the rest", self._journal.folder)
         return delivered
 
     def _run(self) -> None:

@@ -44,8 +44,8 @@ def export(
     with open_ledger(readable_ledger(place), since, until, display(False)) as ledger, _written(out) as file:
         with working(f"reading {ledger.objects:,} objects", False):
             rows = write_focus(ledger, file, account)
-        skipped = [path.name for path in ledger.skipped]
-    note([f"{rows:,} rows", *(f"left out, as it cannot be unpacked: {name}" for name in skipped)])
+        left_out = ledger.left_out()
+    note([f"{rows:,} rows", *left_out])
 
 
 def _export_parquet(
@@ -62,7 +62,7 @@ def _export_parquet(
         sys.stdout.write(f"{day.path}: {day.lines:,} lines, {day.bytes:,} bytes\n")
         note(f"left out, as it cannot be unpacked: {name}" for name in day.skipped)
     if not done:
-        note([f"{place} has no lines of days that are over"])
+        note([f"{place} has no lines of days that are over; --unfinished takes today too"])
 
 
 def _day(moment: date | None) -> date | None:
@@ -71,11 +71,15 @@ def _day(moment: date | None) -> date | None:
 
 @contextmanager
 def _written(out: str) -> Iterator[TextIO]:
-    """A file that is there whole or not at all, or standard output for `-`."""
+    """A file that is there whole or not at all, or standard output for `-`. What is no file is written as it is."""
     if out == "-":
         yield sys.stdout
         return
-    path = Path(out)
+    path = Path(out).resolve()
+    if path.exists() and not path.is_file():
+        with path.open("w", newline="", encoding="utf-8") as device:
+            yield device
+        return
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with partial.open("w", newline="", encoding="utf-8") as file:

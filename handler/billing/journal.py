@@ -87,6 +87,11 @@ class Journal:
         self._loud_at = 1
 
     @property
+    def folder(self) -> Path:
+        """Where it is kept."""
+        return self._path
+
+    @property
     def segment_bytes(self) -> int:
         """What the next batch is added to, on the disk or in memory.
 

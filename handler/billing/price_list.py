@@ -135,6 +135,7 @@ def write_prices(table: PriceList, path: Path) -> None:
         OSError: the place cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    path = path.resolve()
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         fresh.write_text(json.dumps(table.as_dict(), indent=2) + "\n")

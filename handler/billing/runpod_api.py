@@ -199,10 +199,10 @@ def _catalogued(entry: Mapping[str, Any]) -> CataloguedGpu:
 def _billed(entry: Mapping[str, Any]) -> Billed:
     try:
         start = datetime.fromisoformat(str(entry["startTime"]))
+        start = start.replace(tzinfo=UTC) if start.tzinfo is None else start.astimezone(UTC)
         endpoint = str(entry["serverlessId"])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, OverflowError):
         raise RunPodTrouble("a billing record of RunPod's names no hour and endpoint") from None
-    start = start.replace(tzinfo=UTC) if start.tzinfo is None else start.astimezone(UTC)
     gpu, total = (_amount(entry.get(name), f"{name} of a billing record") for name in ("gpuAmount", "totalAmount"))
     return Billed(start, endpoint, gpu, total)
 

@@ -56,6 +56,7 @@ class Generation:
         async with aclosing(merge(streams)) as merged:
             async for prompt, event in merged:
                 watches[prompt].see(event)
+                self._account.see_tokens(len(event.token_ids))
                 if event.finish is not None:
                     self._open -= 1
                     self._account.see(event.choice, event.finish)

@@ -92,8 +92,9 @@ class OpenAIService:
         start_kind = self._watch.take_start_kind()
         self.metrics.count_start(start_kind)
         asked = Asked(name, start_kind, job=caller.job, tenant=caller.tenant or request.user)
+        account = Account(self._recorder, asked, len(prompts) * params.n, sum(map(len, prompts)))
         return Generation(
-            self.engine, self.metrics, Account(self._recorder, asked, len(prompts) * params.n), prompts, params,
+            self.engine, self.metrics, account, prompts, params,
             priority=request.priority or 0, salt=cache_salt(caller.api_key, request.cache_salt),
             timeout=self._settings.request_timeout,
         )

@@ -45,7 +45,8 @@ class Podman:
 
     def __init__(self, folder: Path) -> None:
         (folder / "containers.conf").write_text(CONFIGURATION)
-        self._environment = os.environ | {"CONTAINERS_CONF": str(folder / "containers.conf")}
+        self.environment = {"CONTAINERS_CONF": str(folder / "containers.conf")}
+        self._environment = os.environ | self.environment
 
     def __call__(self, *arguments: str, check: bool = True, seconds: float = 100) -> subprocess.CompletedProcess[str]:
         """Run a subcommand; what went wrong is in the assertion."""

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from datetime import date
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from engine.errors import PilotlightError
 from handler.billing.reading.mirror import Progress, bring, unseen
-from handler.billing.reading.objects import LedgerFile, Period, contested, find_files
+from handler.billing.reading.objects import OBJECTS, PARQUET, LedgerFile, Period, contested, find_files
 from handler.billing.reading.views import create_views
 from handler.billing.reading.whole import is_whole
 from handler.billing.store import open_store
@@ -86,6 +87,12 @@ class Ledger(AbstractContextManager["Ledger"]):
             self._be_careful()
             return self.execute(query, parameters)
 
+    def left_out(self) -> list[str]:
+        """What is in no view, a line each: objects that cannot be unpacked, and damaged lines."""
+        [(damaged,)] = self.execute("SELECT count(*) FROM all_lines WHERE kind IS NULL").fetchall()
+        objects = [f"left out, as it cannot be unpacked: {path.name}" for path in self.skipped]
+        return [*objects, *([f"left out, as they are no JSON: {damaged} lines; see bill verify"] if damaged else [])]
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._duckdb.close()
         self._scratch.cleanup()
@@ -127,11 +134,13 @@ def open_ledger(
         LedgerNotFound: there is no such place.
         PilotlightError: it cannot be read.
     """
+    if find_spec("duckdb") is None:
+        raise LedgerUnreadable("reading a ledger needs duckdb, which a worker's image is without: pip install duckdb")
     period = Period.of(since, until)
     store = open_store(place)
     if store.place.startswith("s3://"):
         return Ledger(store.place, bring(store, period, progress), period)
     folder = Path(store.place.removeprefix("file://"))
-    if not folder.exists():
+    if not folder.is_dir() and not (folder.is_file() and folder.name.endswith((OBJECTS, PARQUET))):
         raise LedgerNotFound(f"there is no ledger at {folder}; --from names another place")
     return Ledger(str(folder), find_files(folder), period)

@@ -37,7 +37,7 @@ ORDER BY boot.began DESC, boot.chain LIMIT ?
 
 _UNCLOSED = """
 SELECT count(*) FROM (
-    SELECT life FROM sums WHERE is_sum AND kind = 'phase' GROUP BY life
+    SELECT life FROM sums WHERE kind = 'phase' GROUP BY life
     HAVING bool_or(inside) AND NOT bool_or(phase = 'rounding') AND (?::TIMESTAMP IS NULL OR max(newest) < ?::TIMESTAMP)
 )
 """
@@ -58,7 +58,7 @@ def make_report(ledger: Ledger, by: Sequence[str] = (), hourly: bool = False) ->
         queue_ms=_percentiles(ledger, "queue_ms"), first_token_ms=_percentiles(ledger, "first_token_ms"),
         boots=_boots(ledger), unclosed_epochs=_unclosed(ledger), objects=ledger.objects,
         skipped=[path.name for path in ledger.skipped],
-        damaged_lines=_number(ledger, "SELECT sum(lines) FROM sums WHERE is_sum AND kind IS NULL"),
+        damaged_lines=_number(ledger, "SELECT sum(lines) FROM sums WHERE delay IS NULL AND kind IS NULL"),
     )
 
 
@@ -127,12 +127,9 @@ def _unclosed(ledger: Ledger) -> int:
 
 def _percentiles(ledger: Ledger, delay: str) -> dict[str, Percentiles]:
     """Of users' requests, by start kind."""
-    query = f"""
-        SELECT start_kind, {delay}, sum(lines) FROM sums
-        WHERE NOT is_sum AND kind = 'request' AND inside AND NOT warmup AND {delay} IS NOT NULL GROUP BY ALL ORDER BY 2
-    """
+    query = "SELECT start_kind, delay_ms, lines FROM sums WHERE delay = ? ORDER BY delay_ms"
     counts: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for start_kind, value, count in ledger.execute(query).fetchall():
+    for start_kind, value, count in ledger.execute(query, [delay]).fetchall():
         counts[start_kind].append((value, count))
     return {kind: weighted_percentiles(counts.get(kind, [])) for kind in ("fresh", "restored", "warm")}
 

@@ -27,6 +27,8 @@ from handler.billing.reading.words import (
 COLOURS = {"execution": "blue", "boot": "magenta", "idle": "yellow", "drain": "cyan", "rounding": "bright_black"}
 _BAR = 24
 """Cells."""
+_NAMES = 40
+"""Cells for all of a group's names together: a tenant may be a hash, and the money beside it is what is looked for."""
 _MOST_GROUPS, _MOST_BOOTS = 40, 5
 _LONGEST_SPANS = 3
 
@@ -116,5 +118,9 @@ def _table(*columns: str, left: int = 1) -> Table:
     """Names on the left, amounts on the right."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for number, name in enumerate(columns):
-        table.add_column(name, justify="left" if number < left else "right", header_style="dim", no_wrap=True)
+        is_text = number < left
+        table.add_column(
+            name, justify="left" if is_text else "right", header_style="dim", no_wrap=True,
+            max_width=_NAMES // left if is_text else None,
+        )
     return table

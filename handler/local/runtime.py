@@ -1,0 +1,50 @@
+"""What workers run as, seen from the endpoint: something that starts them, and a handle on each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from engine.errors import PilotlightError
+
+
+class CannotStart(PilotlightError):
+    """A worker could not be started at all: no program, no image, no memory."""
+
+
+class Handle(Protocol):
+    """A worker that was started. What is asked of one that has ended is no error and does nothing."""
+
+    @property
+    def name(self) -> str:
+        """What a person finds it by: `pid 4711`, or the container's name."""
+
+    async def terminate(self) -> None:
+        """Send SIGTERM."""
+
+    async def kill(self) -> None:
+        """End it at once, with everything it has started."""
+
+    async def freeze(self) -> None:
+        """Stop its clocks where they are, and those of everything it has started."""
+
+    async def thaw(self) -> None:
+        """Let it go on."""
+
+    async def wait(self) -> int:
+        """The exit status once it has ended; negative: the signal that ended it."""
+
+
+class Runtime(Protocol):
+    """Starts workers."""
+
+    async def start(self, worker_id: str, environment: Mapping[str, str], log: Path) -> Handle:
+        """Start one that writes its output to `log`.
+
+        Raises:
+            CannotStart: one line that says why.
+        """
+
+    async def sweep(self) -> int:
+        """End what workers an endpoint that was killed has left behind, and give how many; before the first start."""

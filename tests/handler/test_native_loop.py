@@ -1,0 +1,123 @@
+"""Our own loop, as a process: what it keeps when it is ended, killed or misused, and how fast its streams are."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.handler.control_plane import ControlPlane, Fault
+from tests.handler.job_loops import COUNT, long, worker
+from tests.handler.processes import Process, eventually, running
+
+ROUND_TRIP_S = 0.05
+
+
+@pytest.fixture
+def plane() -> Iterator[ControlPlane]:
+    with ControlPlane().listening() as listening:
+        yield listening
+    assert listening.faults == []
+
+
+def test_results_survive_the_worker_and_are_sent_by_its_next_life(plane: ControlPlane, tmp_path: Path) -> None:
+    state = {"XDG_STATE_HOME": str(tmp_path)}
+    with worker(plane, "native", **state) as first, plane.failing("done", Fault(500)):
+        plane.put("kept", COUNT)
+        assert eventually(lambda: plane.asked("done"))
+        assert eventually(lambda: any("kept" in ping.get("job_id", "") for ping in plane.pings)), "it is still its job"
+        first.stop(signal.SIGKILL)
+    assert plane.results["kept"].done is None
+    with worker(plane, "native", **state) as second:
+        assert plane.ended("kept")
+        assert "earlier life" in second.output
+    assert list(tmp_path.rglob("results/**/*.json")) == []
+
+
+def test_a_worker_that_cannot_deliver_takes_no_more_jobs_than_it_may_have(plane: ControlPlane) -> None:
+    with worker(plane, "native", MAX_CONCURRENCY="3"), plane.failing("done", Fault(503)):
+        for number in range(6):
+            plane.put(f"job {number}", {"warmup": True})
+        time.sleep(3)
+        assert len([name for name in plane.handed if name.startswith("job")]) == 3
+
+
+def test_what_is_not_finished_within_the_grace_is_left_to_another_worker(plane: ControlPlane) -> None:
+    with worker(plane, "native", PILOTLIGHT_GRACE="2") as process:
+        for number in range(30):
+            plane.put(f"long {number}", long(1900))
+        assert eventually(lambda: len(plane.handed) > 20)
+        began = time.monotonic()
+        assert process.stop() == 0
+        assert time.monotonic() - began < 3
+        unanswered = [name for name in plane.handed if plane.results[name].done is None]
+        assert unanswered
+        assert all(name in process.output for name in unanswered)
+        assert [result for result in plane.results.values() if result.done and "error" in result.done] == []
+
+
+def test_a_second_signal_waits_for_no_job(plane: ControlPlane) -> None:
+    with worker(plane, "native") as process:
+        for number in range(30):
+            plane.put(f"long {number}", long(1900))
+        assert eventually(lambda: len(plane.handed) > 20)
+        process.popen.send_signal(signal.SIGTERM)
+        assert eventually(lambda: "told to end" in process.output)
+        began = time.monotonic()
+        assert process.stop() == 0
+        assert time.monotonic() - began < 5
+
+
+def test_a_model_that_cannot_be_booted_is_reported(plane: ControlPlane) -> None:
+    environment = plane.environment() | {"MODEL_NAME": "/nowhere/at/all", "PILOTLIGHT_JOB_LOOP": "native"}
+    with running(Process, "-m", "handler", environment=environment) as process:
+        assert process.wait() == 1
+    [ping] = plane.pings
+    assert (ping["status"], ping["check"]) == ("unhealthy", "model_boots")
+    assert "/nowhere/at/all" in ping["reason"]
+    assert plane.asked("take") == []
+
+
+def test_without_a_place_for_results_it_does_not_begin(plane: ControlPlane) -> None:
+    environment = plane.environment() | {"RUNPOD_WEBHOOK_POST_OUTPUT": "", "PILOTLIGHT_JOB_LOOP": "native"}
+    with running(Process, "-m", "handler", environment=environment) as process:
+        assert process.wait() == 1
+        assert "RUNPOD_WEBHOOK_POST_OUTPUT" in process.output
+
+
+def test_a_lost_device_fails_the_job_and_ends_the_worker(plane: ControlPlane) -> None:
+    environment = plane.environment() | {"PILOTLIGHT_JOB_LOOP": "native"}
+    with running(Process, str(Path(__file__).parent / "faulty.py"), "work", environment=environment) as process:
+        done = plane.run("lost", {**COUNT, "sampling_params": {"seed": 666}}).done
+        assert done is not None
+        assert "device" in done["error"]
+        assert process.wait() == 1
+
+
+def test_the_sdk_is_not_imported(plane: ControlPlane) -> None:
+    environment = plane.environment() | {"PILOTLIGHT_JOB_LOOP": "native", "PYTHONPROFILEIMPORTTIME": "1"}
+    with running(Process, "-m", "handler", environment=environment) as process:
+        plane.run("first", COUNT)
+        assert "aiohttp" in process.output
+        assert "| runpod" not in process.output
+
+
+@pytest.mark.alone
+def test_a_stream_costs_two_round_trips_and_a_tenth_of_the_engines_time() -> None:
+    with ControlPlane(round_trip_s=ROUND_TRIP_S).listening() as plane, worker(plane, "native"):
+        plane.run("warm", long(200))
+        # The job's way here, and its one piece's.
+        own_s = min(last_piece_s(plane, f"whole {n}", {**long(200), "stream": False}) for n in range(5)) - ROUND_TRIP_S
+        streamed_s = min(last_piece_s(plane, f"streamed {n}", long(200)) for n in range(5))
+        assert streamed_s < 1.1 * own_s + 2 * ROUND_TRIP_S
+        streamed = plane.results["streamed 0"]
+        assert len(streamed.streamed) > 3
+        assert streamed.done_at - streamed.streamed_at < 2 * ROUND_TRIP_S
+
+
+def last_piece_s(plane: ControlPlane, name: str, job: dict[str, object]) -> float:
+    """From being handed out to the arrival of the last piece."""
+    return plane.run(name, job).streamed_at - plane.handed[name]

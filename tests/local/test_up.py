@@ -1,0 +1,227 @@
+"""`pilotlight up` from outside: RunPod's client, OpenAI's client, signals, and what is left over."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import pytest
+from openai import OpenAI
+from openai.types.chat import ChatCompletionMessageParam
+
+from tests.handler.processes import ROOT, eventually
+from tests.local.up_process import COUNT, COUNTED, Up, answer, runs, up
+
+CHAT: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Count from 3 to 7."}]
+LONG = {**COUNT, "sampling_params": {"max_tokens": 400, "ignore_eos": True}, "stream": True}
+
+
+def test_from_zero_and_back_with_runpods_and_openais_clients() -> None:
+    with up("--idle-timeout", "2", "--workers-max", "1", "--gpu-price", "0.00031") as endpoint:
+        assert endpoint.workers()["ready"] == 0
+        client = endpoint.endpoint()
+        runpod_s_client_is_answered(endpoint)
+        openai_s_client_is_answered(endpoint)
+        assert client.health()["jobs"]["failed"] == 0
+        [start] = re.findall(r"is ready after (\d+\.\d+) s: (.+)", endpoint.output)
+        assert "import torch" in start[1], "the timeline of the cold start is shown"
+        endpoint.await_workers(idle=0, running=0, initializing=0)
+        assert eventually(endpoint.bill)
+        [charge] = endpoint.bill()
+        assert charge["why"] == "scaled down"
+        assert abs(charge["seconds"] - endpoint.ledger_s()) <= 1, "the bill and the worker's own books"
+        assert endpoint.stop(signal.SIGINT) == 0
+
+
+def runpod_s_client_is_answered(endpoint: Up) -> None:
+    client = endpoint.endpoint()
+    job = client.run({"input": COUNT})
+    assert job.output(timeout=60)[0]["choices"][0]["tokens"] == [COUNTED]
+    assert client.run_sync({"input": COUNT}, timeout=60)[0]["choices"][0]["tokens"] == [COUNTED]
+    pieces = list(client.run({"input": {**COUNT, "stream": True}}).stream())
+    assert "".join(piece["choices"][0]["tokens"][0] for piece in pieces) == COUNTED
+    long = client.run({"input": LONG})
+    assert eventually(lambda: long.status() == "IN_PROGRESS")
+    assert long.cancel()["status"] == "CANCELLED"
+    assert long.status() == "CANCELLED"
+    assert client.health()["workers"]["ready"] == 1
+
+
+def openai_s_client_is_answered(endpoint: Up) -> None:
+    with OpenAI(base_url=f"{endpoint.url}/v2/local/openai/v1", api_key="none", max_retries=0) as client:
+        whole = client.chat.completions.create(model="demo", messages=CHAT, temperature=0)
+        assert whole.choices[0].message.content == COUNTED
+        stream = client.chat.completions.create(model="demo", messages=CHAT, temperature=0, stream=True)
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == COUNTED
+        assert [model.id for model in client.models.list()] == ["demo"]
+
+
+def test_from_zero_to_three_workers_and_back() -> None:
+    with up("--idle-timeout", "2", "--scaler", "request-count", "--scaler-value", "1") as endpoint:
+        jobs = [endpoint.post("/v2/local/run", {"input": COUNT})["id"] for _ in range(3)]
+        assert eventually(lambda: sum(endpoint.workers()[state] for state in ("initializing", "idle", "running")) == 3)
+        for job in jobs:
+            assert eventually(lambda: endpoint.get(f"/v2/local/status/{job}")["status"] == "COMPLETED")  # noqa: B023
+        endpoint.await_workers(idle=0, running=0, initializing=0)
+        assert eventually(lambda: len(endpoint.bill()) == 3)
+        assert eventually(lambda: endpoint.pids() == [])
+
+
+def test_ctrl_c_lets_the_running_job_end_and_keeps_what_waits() -> None:
+    with up("--workers-max", "1") as endpoint:
+        running = endpoint.post("/v2/local/run", {"input": LONG})["id"]
+        assert eventually(lambda: endpoint.get(f"/v2/local/status/{running}")["status"] == "IN_PROGRESS")
+        pids = endpoint.pids()
+        assert endpoint.stop(signal.SIGINT) == 0
+        assert not any(map(runs, pids)), "a process is left over"
+        lines = [json.loads(line) for line in (endpoint.state / "jobs.jsonl").read_text().splitlines()]
+        assert [line.get("status") for line in lines if line["job"] == running][-1] == "COMPLETED"
+        [charge] = endpoint.bill()
+        assert charge["why"] == "the endpoint ends"
+
+
+def test_a_second_ctrl_c_does_not_wait() -> None:
+    with up("--grace", "60") as endpoint:
+        endpoint.post("/v2/local/run", {"input": {**LONG, "sampling_params": {"max_tokens": 1900, "ignore_eos": True}}})
+        endpoint.await_workers(running=1)
+        pids = endpoint.pids()
+        endpoint.popen.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        began = time.monotonic()
+        assert endpoint.stop(signal.SIGINT) == 0
+        assert time.monotonic() - began < 5
+        assert not any(map(runs, pids))
+
+
+def test_a_killed_endpoint_leaves_no_worker_and_the_next_has_its_jobs() -> None:
+    with up("--workers-max", "0") as endpoint:
+        waiting = endpoint.post("/v2/local/run", {"input": COUNT})["id"]
+        endpoint.client().patch("/v2/serverless/local", json={"workers": {"max": 1, "min": 1}})
+        endpoint.await_workers(initializing=1)
+        pids = eventually(endpoint.pids)
+        endpoint.stop(signal.SIGKILL)
+        assert eventually(lambda: not any(map(runs, pids)), 5)
+        environment = {"XDG_STATE_HOME": str(endpoint.state.parents[1])}
+        with up(**environment) as again:
+            done = f"/v2/local/status/{waiting}"
+            assert eventually(lambda: again.get(done)["status"] == "COMPLETED")
+            assert answer(again.get(done)) == COUNTED
+
+
+def test_an_idle_worker_is_frozen_thawed_and_bills_nothing_meanwhile() -> None:
+    with up("--idle-timeout", "1", "--workers-max", "1", "--flashboot") as endpoint:
+        assert answer(endpoint.post("/v2/local/runsync", {"input": COUNT})) == COUNTED
+        assert eventually(lambda: "is frozen" in endpoint.output)
+        assert endpoint.workers()["ready"] == 0
+        time.sleep(5)
+        warm = endpoint.post("/v2/local/runsync", {"input": {"warmup": True}})
+        assert warm["output"][0]["start_kind"] == "restored"
+        assert warm["delayTime"] < 2000
+        assert answer(endpoint.post("/v2/local/runsync", {"input": COUNT})) == COUNTED
+        assert endpoint.stop(signal.SIGTERM) == 0
+        bill = endpoint.bill()
+        assert bill[0]["why"] == "frozen"
+        gap = seconds_between(bill[0]["ended"], bill[1]["started"])
+        assert gap > 4
+        billed = sum(charge["seconds"] for charge in bill)
+        assert abs(billed - endpoint.ledger_s()) <= len(bill)
+
+
+def seconds_between(earlier: str, later: str) -> float:
+    from datetime import datetime
+
+    return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()
+
+
+def test_a_model_that_is_not_there_is_said_and_tried_again() -> None:
+    with up("/nowhere/model") as endpoint:
+        job = endpoint.post("/v2/local/run", {"input": COUNT})["id"]
+        assert eventually(lambda: "before it was ready" in endpoint.output)
+        assert "/nowhere/model" in endpoint.output
+        assert re.search(r"the next try is in \d+ s", endpoint.output)
+        assert endpoint.get(f"/v2/local/status/{job}")["status"] == "IN_QUEUE"
+        assert endpoint.stop(signal.SIGTERM) == 0
+
+
+def test_what_else_the_environment_names_makes_no_other_thing_of_the_workers() -> None:
+    with up(PORT="80", PILOTLIGHT_PORT="81") as endpoint:
+        assert answer(endpoint.post("/v2/local/runsync", {"input": COUNT})) == COUNTED
+
+
+def test_at_a_terminal_it_shows_how_it_stands(tmp_path: Path) -> None:
+    screen, side = pty.openpty()
+    command = [sys.executable, "-m", "pilotlight", "up", "--port", "0", "--workers-min", "1", "--gpu", "RTX 4090"]
+    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "TERM": "xterm"}
+    with subprocess.Popen(command, stderr=side, stdin=side, stdout=side, env=environment, cwd=tmp_path) as process:
+        os.close(side)
+        seen = b""
+        while not all(words in seen for words in (b"cold start", b"import torch", b"1 idle")):
+            seen += os.read(screen, 65536)
+        process.send_signal(signal.SIGINT)
+        with suppress(OSError):  # How a terminal ends that nobody holds any more.
+            while part := os.read(screen, 65536):
+                seen += part
+    os.close(screen)
+    assert process.returncode == 0
+    for words in (b"0 waiting, 0 running, 0 done, 0 failed", b"1 initializing", b"worker-seconds at $0.00031/s"):
+        assert words in seen
+
+
+@pytest.mark.parametrize("loop", ["sdk", "native"])
+def test_either_job_loop_serves_also_a_user_of_runpods_command_line(loop: str, tmp_path: Path) -> None:
+    (tmp_path / ".runpod").mkdir()
+    (tmp_path / ".runpod" / "config.toml").write_text('[default]\napi_key = "a key of RunPod"\n')
+    with up("--job-loop", loop, "--grace", "10", HOME=str(tmp_path)) as endpoint:
+        assert answer(endpoint.post("/v2/local/runsync", {"input": COUNT})) == COUNTED
+        assert endpoint.stop(signal.SIGTERM) == 0
+        assert "is killed" not in endpoint.output
+
+
+def test_with_a_key_only_those_who_show_it_are_answered() -> None:
+    with up("--workers-max", "0", "--api-key", "one,two") as endpoint:
+        for path in ("/v2/local/health", "/v2/serverless/local"):
+            statuses = [
+                httpx.get(f"{endpoint.url}{path}", headers={"Authorization": f"Bearer {key}"}).status_code
+                for key in ("one", "two", "three")
+            ]
+            assert statuses == [200, 200, 401]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["--workers-min", "2", "--workers-max", "1"], 1, "at least 2 and at most 1 workers"),
+        (["--idle-timeout", "0"], 1, "idle timeout of 0 s: write 1 to 3600"),
+        (["--scaler", "queue-delay", "--mode", "load-balancer"], 1, "scales by request-count alone"),
+        (["--runtime", "podman"], 1, "--image"),
+        (["--gpu", "GTX 970"], 1, "'GTX 970' is not in the price list"),
+        (["--gpu-price", "much"], 2, "much is no price"),
+        (["--scaler", "magic"], 2, "magic"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(arguments: list[str], status: int, said: str) -> None:
+    command = [sys.executable, "-m", "pilotlight", "up", "--port", "0", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == status
+    assert said in " ".join(done.stderr.split())
+    assert status == 2 or done.stderr.count("\n") == 1
+
+
+def test_a_port_and_a_folder_that_others_have_are_named() -> None:
+    with up("--workers-max", "0") as endpoint:
+        url, environment = endpoint.url, {**os.environ, "XDG_STATE_HOME": str(endpoint.state.parents[1])}
+        command = [sys.executable, "-m", "pilotlight", "up", "--port"]
+        port = url.rpartition(":")[2]
+        taken = subprocess.run([*command, port], capture_output=True, text=True, env=environment, check=False)
+        assert (taken.returncode, f"cannot listen on 127.0.0.1 port {port}" in taken.stderr) == (1, True)
+        shared = subprocess.run([*command, "0"], capture_output=True, text=True, env=environment, check=False)
+        assert (shared.returncode, "another endpoint keeps its jobs" in shared.stderr) == (1, True)

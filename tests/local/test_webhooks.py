@@ -1,0 +1,95 @@
+"""Webhooks: results posted by themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handler.local.app import open_queue
+from handler.local.job import Asked
+from tests.handler.processes import eventually
+
+
+class Listener:
+    """Notes what is posted to it, and answers with the statuses it is given, then with 200."""
+
+    def __init__(self) -> None:
+        self.posted: list[dict[str, Any]] = []
+        self.statuses: list[int] = []
+        self.url = ""
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        self.posted.append(json.loads(handler.rfile.read(int(handler.headers["content-length"]))))
+        handler.send_response(self.statuses.pop(0) if self.statuses else 200)
+        handler.end_headers()
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    listening = Listener()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            listening.answer(self)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    listening.url = f"http://127.0.0.1:{server.server_port}/hook"
+    yield listening
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("handler.local.webhooks.PAUSE_S", 0.05)
+
+
+async def end_one(folder: Path | None, url: str, wait_s: float) -> dict[str, Any]:
+    async with open_queue(folder) as queue:
+        job = queue.submit(Asked(1, webhook=url))
+        queue.take_now("a", 1)
+        queue.finish(job.id, "a", {"answer": 1})
+        await asyncio.sleep(wait_s)
+        return job.view()
+
+
+def test_a_result_is_posted_as_status_shows_it(listener: Listener) -> None:
+    view = asyncio.run(end_one(None, listener.url, 0.5))
+    assert listener.posted == [view]
+    assert view["output"] == {"answer": 1}
+
+
+@pytest.mark.parametrize(("statuses", "calls"), [([500, 404], 3), ([500, 500, 500, 500], 3), ([201], 2)])
+def test_anything_but_200_is_tried_twice_more(listener: Listener, statuses: list[int], calls: int) -> None:
+    listener.statuses = statuses
+    asyncio.run(end_one(None, listener.url, 0.7))
+    assert len(listener.posted) == calls
+
+
+def test_nobody_there_harms_nothing() -> None:
+    assert asyncio.run(end_one(None, "http://127.0.0.1:9/", 0.3))["status"] == "COMPLETED"
+
+
+def test_a_call_that_a_restart_interrupts_is_made_after_it_and_only_once(tmp_path: Path, listener: Listener) -> None:
+    view = asyncio.run(end_one(tmp_path, listener.url, 0))
+
+    async def restart() -> None:
+        async with open_queue(tmp_path):
+            await asyncio.sleep(0.3)
+
+    asyncio.run(restart())
+    assert eventually(lambda: listener.posted[-1:] == [view], 2)
+    calls = len(listener.posted)
+    asyncio.run(restart())
+    assert len(listener.posted) == calls
