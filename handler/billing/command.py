@@ -24,6 +24,7 @@ from handler.billing.options import (
 )
 
 if TYPE_CHECKING:
+    from handler.billing.reading.figures import Report
     from handler.billing.recovery import Recovered
 
 app = typer.Typer(no_args_is_help=True, help="Where every billed second went, from the ledger.")
@@ -61,27 +62,32 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Seconds by phase, cost, cold starts and delays, in groups."""
-    from handler.billing.reading.contract import as_fields
-    from handler.billing.reading.figures import exact_json
     from handler.billing.reading.ledger import open_ledger
     from handler.billing.reading.objects import Period
     from handler.billing.reading.report import make_report
-    from handler.billing.reading.words import notes
 
     keys = parse_keys(by or ["day"])
     if Period.of(since, until).is_empty:
         raise typer.BadParameter("it ends before it begins", param_hint="--until")
     if html is not None:
         html.touch()  # A file that cannot be written is better known before the reading than after it.
-    shown = display(as_json)
-    ledger = open_ledger(readable_ledger(place), since, until, shown)
+    ledger = open_ledger(readable_ledger(place), since, until, display(as_json))
     with ledger, working(f"reading {ledger.objects:,} objects", as_json):
         made = make_report(ledger, keys, hourly=html is not None)
     if html is not None:
         from handler.billing.reading.html import page
 
         html.write_text(page(made), encoding="utf-8")
+    _show(made, as_json)
+
+
+def _show(made: Report, as_json: bool) -> None:
+    """Write a report to standard output."""
     if as_json:
+        from handler.billing.reading.contract import as_fields
+        from handler.billing.reading.figures import exact_json
+        from handler.billing.reading.words import notes
+
         sys.stdout.write(exact_json(as_fields(made)) + "\n")
         note(notes(made))
         return

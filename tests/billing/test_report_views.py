@@ -149,6 +149,7 @@ def test_an_unknown_cost_is_told_with_what_to_do(tmp_path: Path) -> None:
 def test_an_empty_ledger_has_a_table_and_a_page(tmp_path: Path) -> None:
     report = read(tmp_path, "day", "tenant")
     assert "$0 for 0.000 s" in drawn(report)
+    assert "there are no objects" in drawn(report)
     assert Tags(page(report)).open == []
 
 

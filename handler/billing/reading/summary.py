@@ -23,7 +23,7 @@ WITH told AS (
     SELECT *, {keys} coalesce(ms, execution_ms) AS time_ms, {within} AS inside,
         CASE WHEN kind = 'phase' OR kind = 'request' AND start_kind <> 'warm' THEN {chain} END AS life,
         CASE WHEN kind = 'start' AND start_kind = 'fresh' AND {within}
-            THEN {{chain: {chain}, worker: worker, began: "at", ready_ms: ready_ms, spans: spans}} END AS boot
+            THEN {{chain: {chain}, worker: worker, began: "at", ready_ms: ready_ms, spans: spans}} END AS fresh
     FROM all_lines WHERE kind IS DISTINCT FROM 'open'
 )
 SELECT {names} kind, phase, warmup, start_kind, life, inside,
@@ -31,7 +31,7 @@ SELECT {names} kind, phase, warmup, start_kind, life, inside,
     count(*) FILTER (finish_reason = 'lost' AND request IS NULL) AS nameless,
     sum(time_ms) AS ms, sum(cost) AS cost, sum(time_ms) FILTER (cost IS NULL) AS unpriced_ms,
     sum(prompt_tokens) AS prompt_tokens, sum(cached_tokens) AS cached_tokens, sum(output_tokens) AS output_tokens,
-    max("at") FILTER (kind = 'phase') AS newest, max_by(boot, "at", {boots}) FILTER (boot IS NOT NULL) AS boots
+    max("at") FILTER (kind = 'phase') AS newest, max_by(fresh, "at", {boots}) FILTER (fresh IS NOT NULL) AS boots
 FROM told GROUP BY {names} kind, phase, warmup, start_kind, life, inside
 UNION ALL BY NAME
 SELECT 'queue_ms' AS delay, start_kind, queue_ms AS delay_ms, count(*) AS lines FROM told

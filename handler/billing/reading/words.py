@@ -92,7 +92,7 @@ def starts_line(report: Report) -> str:
 
 def notes(report: Report) -> list[str]:
     """What a reader of the figures is to know besides."""
-    told = []
+    told = [] if report.objects else [f"there are no objects of a ledger in {report.place}, or none of this period"]
     unpriced = report.whole.spending.unpriced_ms
     if unpriced:
         told.append(f"{duration(unpriced)} have no price and so no cost: {PRICE_HINT}")
