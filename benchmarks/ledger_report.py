@@ -80,19 +80,26 @@ def prepare(ledger: Path, requests: int) -> None:
             pass
 
 
-def measure(ledger: Path, requests: int, runs: int) -> dict[str, Any]:
-    """All kinds in turns."""
-    found: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
+def measure(ledgers: Path, requests: Sequence[int], runs: int) -> list[dict[str, Any]]:
+    """All kinds and sizes in turns: whatever else the machine does meets them all."""
+    found: dict[tuple[int, str], list[dict[str, float]]] = {(size, kind): [] for size in requests for kind in KINDS}
     for run in range(runs):
-        for kind in KINDS:
-            found[kind].append(in_own_process(kind, ledger))
-            print(f"{requests:>10,} run {run} {kind:<10} {found[kind][-1]['seconds']:.2f} s", file=sys.stderr)
-    files = [file.path for file in find_files(ledger / "objects")]
-    parquet = [file.path for file in find_files(ledger / "parquet")]
+        for (size, kind), measured in found.items():
+            measured.append(in_own_process(kind, ledgers / str(size)))
+            print(f"{size:>10,} run {run} {kind:<10} {measured[-1]['seconds']:.2f} s", file=sys.stderr)
+    return [
+        {"requests": size, "lines": found[size, "count"][0]["told"], **extent(ledgers / str(size)),
+         **{kind: summary(found[size, kind]) for kind in KINDS}}
+        for size in requests
+    ]
+
+
+def extent(ledger: Path) -> dict[str, int]:
+    """How many objects it has, and their bytes."""
+    files, parquet = ([file.path for file in find_files(ledger / form)] for form in ("objects", "parquet"))
     return {
-        "requests": requests, "objects": len(files), "lines": found["count"][0]["told"],
-        "bytes": sum(path.stat().st_size for path in files), "parquet_bytes": sum(p.stat().st_size for p in parquet),
-        **{kind: summary(measured) for kind, measured in found.items()},
+        "objects": len(files), "bytes": sum(path.stat().st_size for path in files),
+        "parquet_bytes": sum(path.stat().st_size for path in parquet),
     }
 
 
@@ -141,7 +148,7 @@ def draw(sizes: Sequence[dict[str, Any]], file: Path) -> None:
 
 
 def main() -> None:
-    """Measure what is asked for, and keep what was measured of other sizes before."""
+    """Make the ledgers that are not there yet, and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("requests", type=int, nargs="*", default=[100_000, 1_000_000])
     parser.add_argument("--ledgers", type=Path, required=True, help="where the ledgers are, or are written")
@@ -152,13 +159,10 @@ def main() -> None:
     if arguments.one:
         print(json.dumps(measure_one(arguments.one, arguments.ledgers)))
         return
-    before = json.loads(arguments.out.read_text())["sizes"] if arguments.out.exists() else []
-    sizes = {size["requests"]: size for size in before}
-    for requests in arguments.requests:
-        ledger = arguments.ledgers / str(requests)
-        prepare(ledger, requests)
-        sizes[requests] = measure(ledger, requests, arguments.runs)
-    told = [sizes[requests] for requests in sorted(sizes)]
+    requests = sorted(arguments.requests)
+    for size in requests:
+        prepare(arguments.ledgers / str(size), size)
+    told = measure(arguments.ledgers, requests, arguments.runs)
     held = bars(told)
     fields = {**describe(), "bars": [asdict(bar) for bar in held], "sizes": told}
     arguments.out.write_text(json.dumps(fields, indent=1) + "\n")

@@ -37,7 +37,7 @@ def test_off_writes_nothing(tmp_path: Path) -> None:
 def test_a_ledger_that_is_none_is_an_error_that_repeats_no_password(ledger: str) -> None:
     with running(Process, *SERVE, environment={"PILOTLIGHT_LEDGER": ledger}) as process:
         assert process.wait() == 1
-        assert "ledger" in process.output
+        assert "ledger" in process.output.lower()
         assert "password" not in process.output
 
 
