@@ -314,6 +314,7 @@ def test_a_killed_download_keeps_the_files_that_were_whole(hub: Hub, machine: Ma
     hub.failures.stall_s = 30
     process = machine.start()
     wait_for(lambda: {"config.json", "tokenizer.json"} <= names_under(machine.home))
+    wait_for(lambda: "model.safetensors" in hub.fetched())
     process.kill()
     process.communicate()
     hub.failures.cuts = 0
