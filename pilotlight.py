@@ -80,6 +80,9 @@ def serve(
     quantize: Annotated[Quantization | None, QUANTIZE] = None,
     deterministic: Annotated[bool | None, DETERMINISTIC] = None,
     api_key: Annotated[str | None, typer.Option(help="What clients must present; several with commas.")] = None,
+    api_keys_file: Annotated[
+        Path | None, typer.Option(dir_okay=False, metavar="FILE", help="TOML: more keys, with names and limits.")
+    ] = None,
 ) -> None:
     """Serve over HTTP: OpenAI's API and RunPod's. Options not given come from PILOTLIGHT_* variables."""
     from handler.server import serve as serve_http
@@ -87,6 +90,7 @@ def serve(
     status = serve_http(
         model=model, host=host, port=port, device=device, dtype=dtype, max_model_len=max_model_len,
         kv_memory=kv_memory, quantize=quantize, deterministic=deterministic, api_key=api_key,
+        api_keys_file=api_keys_file,
     )
     raise typer.Exit(status)
 

@@ -32,6 +32,7 @@ class EngineConfig:
         max_running: requests that compute at once.
         token_budget: tokens computed in one step, prompt chunks and decodes together; None takes what suits the device.
         max_waiting: requests that may queue before new ones are refused.
+        max_waiting_tokens: prompt tokens that may queue; None takes several times what the KV cache holds.
         skip_tokenizer_init: token ids in and out, no text; the folder then needs no tokenizer.
         overlap: whether each step is prepared while the one before it computes; None does so where the device computes
             beside the host. The answers are the same.
@@ -56,6 +57,7 @@ class EngineConfig:
     max_running: int = 256
     token_budget: int | None = None
     max_waiting: int = 1024
+    max_waiting_tokens: int | None = None
     prefix_caching: bool = True
     skip_tokenizer_init: bool = False
     overlap: bool | None = None
@@ -80,6 +82,8 @@ class EngineConfig:
         enough = self.token_budget is None or self.token_budget >= self.max_running
         _require(enough, "token_budget must be at least max_running")
         _require(self.max_waiting >= 1, "max_waiting must be 1 or more")
+        some = self.max_waiting_tokens is None or self.max_waiting_tokens >= 1
+        _require(some, "max_waiting_tokens must be 1 or more")
         _require(self.threads is None or 1 <= self.threads <= 1024, "threads must be from 1 to 1024")
         sizes = self.graph_sizes or ()
         rising = all(first < second for first, second in pairwise((0, *sizes)))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
+from engine.backlog import Backlog
 from engine.chat import ChatTemplate
 from engine.core import Core
 from engine.errors import ContextExceeded, EngineDead, InvalidRequest, QueueFull
@@ -118,6 +119,8 @@ class Engine:
         self._arrivals = itertools.count()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._unread = 0
+        self._unread_tokens = 0
+        self._backlog = Backlog()
         self._failure: str | None = None
         self._stopped = False
         self._on_failure: Callable[[str], None] = lambda message: None
@@ -157,7 +160,7 @@ class Engine:
 
         Raises:
             InvalidRequest: the request can never succeed.
-            QueueFull: too many requests wait already.
+            QueueFull: too many requests wait already, or too many tokens of prompts.
             EngineDead: the engine takes no more requests.
         """
         name = request_id or uuid.uuid4().hex
@@ -168,11 +171,22 @@ class Engine:
         )
         submission = Submission(name, len(prompt), params.n, params.n, self._outbox(asyncio.get_running_loop()))
         with self._lock:
-            self._check_open(name, params.n)
+            self._check_open(name, params.n, len(prompt))
             self._submissions[name] = submission
             self._unread += params.n
+            self._unread_tokens += len(prompt)
             self._inbox.put(requests)
         return submission
+
+    def check_room(self) -> None:
+        """Refuse early what `submit` would refuse anyway, before any work is done for it.
+
+        Raises:
+            QueueFull: not even a request of one token would be taken.
+            EngineDead: the engine takes no more requests.
+        """
+        self._check_alive()
+        self._check_queue(1, 1)
 
     async def stream(self, submission: Submission) -> AsyncGenerator[Event, None]:
         """The submission's events, to the last choice's end. Leaving early aborts the request."""
@@ -210,18 +224,39 @@ class Engine:
             self._core.compilations,
         )
 
-    def _check_open(self, request_id: str, choices: int) -> None:
+    def _check_alive(self) -> None:
         if self._stopped or self._failure is not None:
             raise EngineDead(self._failure or "the engine is shut down")
+
+    def _check_open(self, request_id: str, choices: int, tokens: int) -> None:
+        self._check_alive()
         if request_id in self._submissions:
             raise InvalidRequest(f"a request with the id {request_id} is under way", "request_id")
+        most = self.plan.max_running + self.plan.max_waiting
+        if choices > most:
+            raise InvalidRequest(f"n is {choices}; only {most} may run and wait", "n")
+        self._check_queue(choices, tokens)
+
+    def _check_queue(self, choices: int, tokens: int) -> None:
         scheduler, plan = self._core.scheduler, self.plan
-        if choices > plan.max_running + plan.max_waiting:
-            raise InvalidRequest(f"n is {choices}; only {plan.max_running + plan.max_waiting} may run and wait", "n")
         waiting = scheduler.waiting_count + self._unread
         # What a free row will take at the next step does not count as waiting.
         if waiting + choices > plan.max_waiting + plan.max_running - scheduler.running_count:
-            raise QueueFull(f"{waiting} requests wait already; the bound is {plan.max_waiting}")
+            raise self._full(f"{waiting} requests wait already; the bound is {plan.max_waiting}", waiting)
+        # One request alone may always wait, however long its prompt.
+        known, bound = scheduler.waiting_tokens + self._unread_tokens, plan.max_waiting_tokens
+        if bound is not None and known and known + tokens > bound + self._free_tokens():
+            raise self._full(f"{known} tokens of prompts wait already; the bound is {bound}", waiting)
+
+    def _free_tokens(self) -> int:
+        """Tokens that the next step will take in before anything has to wait."""
+        scheduler = self._core.scheduler
+        if scheduler.waiting_count or scheduler.running_count >= self.plan.max_running:
+            return 0
+        return scheduler.pool.available * self.plan.page_size
+
+    def _full(self, message: str, waiting: int) -> QueueFull:
+        return QueueFull(message, self._backlog.seconds(waiting))
 
     def _run(self) -> None:
         try:
@@ -260,9 +295,11 @@ class Engine:
             self._core.add(request)
         with self._lock:
             self._unread -= len(requests)
+            self._unread_tokens -= sum(request.own_prompt for request in requests)
 
     def _deliver(self, events: Sequence[Event]) -> None:
         """Hand events to their event loops, all of a loop's at once."""
+        self._note_ends(events)
         by_outbox: dict[Outbox, list[tuple[Submission, Event]]] = defaultdict(list)
         for event in events:
             submission = self._submissions[event.request_id]
@@ -272,6 +309,11 @@ class Engine:
                 del self._submissions[event.request_id]
         for outbox, deliveries in by_outbox.items():
             self._hand_over(outbox, deliveries)
+
+    def _note_ends(self, events: Sequence[Event]) -> None:
+        ended = sum(event.finish is not None for event in events)
+        if ended:
+            self._backlog.note(ended, waiting=self._core.scheduler.waiting_count + self._unread > 0)
 
     def _hand_over(self, outbox: Outbox, deliveries: list[tuple[Submission, Event]]) -> None:
         try:

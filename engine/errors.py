@@ -23,7 +23,16 @@ class ContextExceeded(InvalidRequest):
 
 
 class QueueFull(PilotlightError):
-    """The waiting queue is at its bound; the same request may succeed later."""
+    """The waiting queue is at its bound; the same request may succeed later.
+
+    Args:
+        message: one line that names the bound.
+        retry_after_s: whole seconds after which it is worth another try.
+    """
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class InvalidConfig(PilotlightError):

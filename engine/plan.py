@@ -25,6 +25,9 @@ _GRAPH_OVERHEAD = 8 << 20
 
 _LINES_DRAWN_AT_ONCE = 64
 
+_CACHES_WAITING = 8
+"""Prompts that may wait, in fillings of the KV cache: who would wait for eight full houses is better told so."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -38,6 +41,7 @@ class Plan:
         graph_sizes: batch sizes whose decodes are recorded after the first token, rising; with any, the cache has one
             page more than `pages`, which is nobody's.
         warnings: what the user asked for and did not get, one line each.
+        max_waiting_tokens: prompt tokens that may queue; None is no bound.
     """
 
     device: str
@@ -57,6 +61,7 @@ class Plan:
     prefix_caching: bool
     graph_sizes: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
+    max_waiting_tokens: int | None = None
 
     @property
     def kv_tokens(self) -> int:
@@ -67,13 +72,16 @@ class Plan:
         """The plan for a person to read."""
         packed = f", and {_megabytes(self.packed_bytes)} once they are packed" if self.packed_bytes else ""
         pages = f"{self.pages} pages of {self.page_size} tokens, {self.kv_tokens} tokens in all"
+        waiting = f"{self.max_waiting} may wait"
+        if self.max_waiting_tokens is not None:
+            waiting += f", with prompts of {self.max_waiting_tokens} tokens in all"
         return [
             f"device     {self.device}, {self.dtype}, {self.threads} threads",
             f"kernels    {self.kernels}",
             f"weights    {_megabytes(self.weight_bytes)}{packed}",
             f"KV cache   {_megabytes(self.pages * self.page_bytes)}: {pages}",
             f"context    {self.max_model_len} tokens a request",
-            f"step       up to {self.token_budget} tokens of {self.max_running} requests; {self.max_waiting} may wait",
+            f"step       up to {self.token_budget} tokens of {self.max_running} requests; {waiting}",
             *([f"graphs     decodes of {', '.join(map(str, self.graph_sizes))} requests"] if self.graph_sizes else []),
             *(f"WARNING    {warning}" for warning in self.warnings),
         ]
@@ -119,6 +127,7 @@ def make_plan(
         device, dtype, kernels, overlap, threads, weight_bytes, packed_bytes, config.page_size, pages, page_bytes,
         context, config.max_running, budget, config.max_waiting, config.prefix_caching,
         sizes, _clamp_warning(wanted, context),
+        config.max_waiting_tokens or _CACHES_WAITING * pages * config.page_size,
     )
 
 

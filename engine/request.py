@@ -243,6 +243,11 @@ class Request:
         return len(self.tokens) + self.awaited
 
     @property
+    def own_prompt(self) -> int:
+        """Prompt tokens it brings into the queue; a prompt counts once for all its choices."""
+        return 0 if self.leader is not None else self.prompt_length
+
+    @property
     def remaining(self) -> int:
         """Tokens still to compute before the next one can be sampled; 0 when the awaited token is its last."""
         # Read several times a step for each request; `min` and `length` would take three times as long.

@@ -44,6 +44,7 @@ class Scheduler:
         self._waiting: list[tuple[tuple[int, int], Request]] = []
         self._running: list[Request] = []
         self._waiting_count = 0
+        self._waiting_tokens = 0
         self.preemptions = 0
         self.prefix_queries = 0
         self.prefix_hits = 0
@@ -60,6 +61,11 @@ class Scheduler:
     @property
     def waiting_count(self) -> int:
         return self._waiting_count
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Prompt tokens of the requests that wait; choices of one prompt share them."""
+        return self._waiting_tokens
 
     @property
     def has_work(self) -> bool:
@@ -111,7 +117,7 @@ class Scheduler:
             self._running.remove(request)
             self._give_back_pages(request)
         else:
-            self._waiting_count -= 1
+            self._leave_queue(request)
         request.state = State.ENDED
 
     def distrust(self, request: Request) -> None:
@@ -122,6 +128,11 @@ class Scheduler:
         request.state = State.WAITING
         heapq.heappush(self._waiting, (request.key, request))
         self._waiting_count += 1
+        self._waiting_tokens += request.own_prompt
+
+    def _leave_queue(self, request: Request) -> None:
+        self._waiting_count -= 1
+        self._waiting_tokens -= request.own_prompt
 
     def _schedule_running(self, step: Step, budget: int) -> int:
         work = [(request, request.remaining) for request in self._running]
@@ -202,7 +213,7 @@ class Scheduler:
         request.computed = len(cached) * self.page_size
         self._count_prefix(request)
         request.state = State.RUNNING
-        self._waiting_count -= 1
+        self._leave_queue(request)
         insort(self._running, request, key=lambda request: request.key)
         return True
 

@@ -27,6 +27,11 @@ class Submission:
     _events: deque[Event] = field(default_factory=deque)
     _arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
+    @property
+    def unread(self) -> int:
+        """Events that have come and were not read."""
+        return len(self._events)
+
     def put(self, event: Event) -> None:
         """Add an event; only from the submission's own event loop."""
         self._events.append(event)

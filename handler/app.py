@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -11,23 +12,33 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from engine.errors import PilotlightError
+from handler.access import limit_headers
 from handler.body_limit import BodyLimit
+from handler.document import DocumentedApp
 from handler.frontend import Frontend
 from handler.hanging_up import ClientGone
 from handler.health import health_router
 from handler.local_queue import LocalQueue
 from handler.local_routes import is_local, local_router
 from handler.openai.errors import ApiError, bad_request, from_engine, from_validation, internal, not_found
+from handler.openai.responses import ChatChunk, ChatCompletion, Completion, ModelList
 from handler.openai.routes import openai_router
+from handler.shapes import EndpointHealth, JobState, JobStream, JobView, OpenAIError, RunPodError
+
+_SHAPES: Final = (
+    Completion, ChatCompletion, ChatChunk, ModelList, JobState, JobView, JobStream, EndpointHealth, OpenAIError,
+    RunPodError,
+)
 
 
 def make_app(frontend: Frontend) -> FastAPI:
     """An application that answers from its first moment, with 503 where it needs an engine that still boots."""
-    app = FastAPI(title="Pilotlight", lifespan=_lifespan)
+    app = DocumentedApp(_SHAPES, title="Pilotlight", lifespan=_lifespan)
     app.state.frontend = frontend
     app.state.queue = LocalQueue(frontend)
-    app.add_middleware(BodyLimit, limit=int(frontend.settings.max_body))
-    app.include_router(health_router(frontend.settings.health_path))
+    settings = frontend.settings
+    app.add_middleware(BodyLimit, limit=int(settings.max_body), patience_s=settings.receive_timeout)
+    app.include_router(health_router(settings.health_path))
     app.include_router(openai_router())
     app.include_router(local_router(endpoint=False))
     app.include_router(local_router(endpoint=True), prefix="/v2/{endpoint_id}")
@@ -54,7 +65,7 @@ def _handle_errors(app: FastAPI) -> None:
 def _respond(request: Request, error: ApiError) -> Response:
     """In OpenAI's shape, or on RunPod's routes in RunPod's, where an error is text."""
     body = {"error": str(error)} if is_local(request.url.path) else error.body
-    return JSONResponse(body, error.status, headers=error.headers)
+    return JSONResponse(body, error.status, headers=limit_headers(request) | error.headers)
 
 
 async def _api_error(request: Request, error: Exception) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from handler.admission import Admission
 from handler.bookkeeping import open_books
 from handler.booting import Boot
 from handler.epochs import Epoch, Epochs, Moment
@@ -22,11 +23,16 @@ class Frontend:
         epochs: the stretches of the process's life between freezes.
         watch: notices the freezes.
         recorder: takes down every billed second.
+        admission: who is let in over HTTP.
+
+    Raises:
+        InvalidConfig: the file of API keys cannot be used.
     """
 
     def __init__(self, boot: Boot, settings: Settings) -> None:
         self.boot = boot
         self.settings = settings
+        self.admission = Admission(settings)
         self.epochs = Epochs(Moment.now().earlier(boot.timeline.now()))
         self.epochs.on_begin(_renew)
         self.watch = RestoreWatch(self.epochs)
@@ -45,9 +51,11 @@ class Frontend:
         engine = self.boot.engine
         if self._service is None:
             # What it imports (chat templates, tokenizers) the boot has imported by now; before, it would be in its way.
+            from handler.admission_metrics import AdmissionCollector
             from handler.openai.service import OpenAIService
 
             self._service = OpenAIService(engine, self.settings, self.watch, self.recorder)
+            self._service.metrics.include(AdmissionCollector(self.admission, self._service.metrics.labels))
         return self._service
 
     async def wait(self) -> OpenAIService:

@@ -13,6 +13,8 @@ from typing import Final
 
 import uvicorn
 
+from handler.connection import Bounds, connections
+
 _ANSWER_S: Final = 5
 """After the grace: how long the last errors may take to be sent."""
 
@@ -22,16 +24,21 @@ class GracefulServer(uvicorn.Server):
 
     Args:
         grace: seconds that running requests get to finish.
+        keep_alive: seconds that an idle connection stays open; a freeze uses them up.
+        bounds: what a connection puts up with.
         on_exit: called when the end begins.
         cut: ends every request with an error.
+        on_slow_reader: called when a client is cut that does not read.
     """
 
     def __init__(
-        self, app: Callable[..., object], backlog: int, grace: int, on_exit: Callable[[], None],
-        cut: Callable[[], None],
+        self, app: Callable[..., object], backlog: int, grace: int, keep_alive: int, bounds: Bounds,
+        on_exit: Callable[[], None], cut: Callable[[], None], on_slow_reader: Callable[[], None],
     ) -> None:
-        end = grace + _ANSWER_S
-        super().__init__(uvicorn.Config(app, log_config=None, backlog=backlog, timeout_graceful_shutdown=end))
+        super().__init__(uvicorn.Config(
+            app, log_config=None, backlog=backlog, timeout_graceful_shutdown=grace + _ANSWER_S,
+            timeout_keep_alive=keep_alive, http=connections(bounds, on_slow_reader),
+        ))
         self._grace = grace
         self._on_exit = on_exit
         self._cut = cut

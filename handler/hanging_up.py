@@ -10,6 +10,7 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from handler.connection import UNREAD
 from handler.openai.answering import Answer
 
 T = TypeVar("T")
@@ -31,6 +32,7 @@ class EventStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Stream, in ASGI's terms."""
+        scope.setdefault("state", {})[UNREAD] = lambda: self._answer.unread_bytes
         try:
             await super().__call__(scope, receive, send)
         finally:

@@ -6,15 +6,19 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from engine.errors import EngineDead
 from handler.access import frontend_of
 from handler.billing.recorder import RecordStatus
 from handler.booting import NotReady
+from handler.document import Responses
 from handler.frontend import Frontend
 
+_PING: Final[Responses] = {
+    200: {"description": "It serves."}, 204: {"description": "It boots."}, 503: {"description": "It is dead."},
+}
 _PLACES: Final = {
     "openai": "v1", "runpod": "run", "health": "health", "ping": "ping", "metrics": "metrics", "docs": "docs",
 }
@@ -24,10 +28,10 @@ def health_router(ping_path: str = "/ping") -> APIRouter:
     """The routes /, /ping, /health and /metrics; what a platform takes for /ping answers as that does."""
     router = APIRouter(tags=["health"])
     for path in dict.fromkeys((ping_path, "/ping")):
-        router.get(path, response_model=None)(ping)
+        router.get(path, response_model=None, response_class=Response, responses=_PING)(ping)
     router.get("/")(index)
-    router.get("/health", response_model=None)(health)
-    router.get("/metrics", response_model=None)(metrics)
+    router.get("/health", response_model=None, responses={503: {"description": "Dead, after a device error."}})(health)
+    router.get("/metrics", response_model=None, response_class=PlainTextResponse)(metrics)
     return router
 
 
@@ -71,12 +75,16 @@ def _ping_status(frontend: Frontend) -> int:
 
 
 def _process(frontend: Frontend) -> dict[str, Any]:
-    """How the start went, what the next request will find, how often there was a restore, how the record stands."""
+    """How the start went, what the next request will find, how often there was a restore, how the record stands.
+
+    Also whether the file of API keys is in use as it is; what is wrong with it stays in the log.
+    """
     return {
         "start": frontend.boot.as_dict(),
         "start_kind": frontend.watch.start_kind,
         "epoch": frontend.epochs.current.number,
         "billing": _billing(frontend.recorder.status),
+        "api_keys": "stale" if frontend.admission.keys.trouble else "current",
     }
 
 

@@ -6,10 +6,11 @@ import asyncio
 import time
 import uuid
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final
 
+from engine.backlog import Backlog
 from engine.errors import QueueFull
 from handler.caller import Caller
 from handler.frontend import Frontend
@@ -20,6 +21,10 @@ KEPT_S: Final = 1800.0
 """How long a result is kept: RunPod's figure for `/run`."""
 KEPT_JOBS: Final = 10_000
 """Of more results than this the oldest are forgotten early."""
+
+
+BODIES_WAITING: Final = 10
+"""Inputs may wait in as many bytes as this many of the largest bodies: their tokens are not known before they run."""
 
 
 class Status(StrEnum):
@@ -38,10 +43,12 @@ class LocalJob:
     """A job and what became of it. Times are monotonic seconds.
 
     Attributes:
+        size: bytes of the input.
         streamed: outputs that `/stream` has handed out.
     """
 
     id: str
+    size: int = 0
     created: float = field(default_factory=time.monotonic)
     started: float | None = None
     ended: float | None = None
@@ -82,27 +89,39 @@ class LocalQueue:
     def __init__(self, frontend: Frontend) -> None:
         self._runner = Jobs(frontend)
         self._most_waiting = frontend.settings.max_waiting
+        self._most_bytes = BODIES_WAITING * frontend.settings.max_body
+        self._backlog = Backlog()
         self._slots = asyncio.Semaphore(frontend.settings.max_concurrency)
         self._jobs: dict[str, LocalJob] = {}
+        self._waiting: dict[str, LocalJob] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    def submit(self, given: object, timeout: float | None = None, api_key: str | None = None) -> LocalJob:
+    def check_room(self, size: int = 0) -> None:
+        """Raise `QueueFull` when a job with an input of so many bytes would be refused."""
+        waiting = len(self._waiting)
+        wait_s = self._backlog.seconds(waiting)
+        if waiting >= self._most_waiting:
+            raise QueueFull(f"{waiting} jobs wait already", wait_s)
+        if waiting and sum(job.size for job in self._waiting.values()) + size > self._most_bytes:
+            raise QueueFull(f"the inputs of the jobs that wait already come near {self._most_bytes} bytes", wait_s)
+
+    def submit(self, given: object, timeout: float | None, caller: Caller, size: int) -> LocalJob:
         """Queue a job with this input.
 
         Args:
             timeout: seconds it may run.
+            size: bytes of the input.
 
         Raises:
-            QueueFull: too many wait already.
+            QueueFull: too many wait already, or too large ones.
         """
         self._forget()
-        if self.count(Status.IN_QUEUE) >= self._most_waiting:
-            raise QueueFull(f"{self._most_waiting} jobs wait already")
-        job = LocalJob(str(uuid.uuid4()))
-        self._jobs[job.id] = job
-        task = asyncio.create_task(self._run(job, given, timeout, Caller(api_key, job.id)))
+        self.check_room(size)
+        job = LocalJob(str(uuid.uuid4()), size)
+        self._jobs[job.id] = self._waiting[job.id] = job
+        task = asyncio.create_task(self._run(job, given, timeout, replace(caller, job=job.id)))
         self._tasks[job.id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(job.id, None))
+        task.add_done_callback(lambda _: self._leave(job))
         return job
 
     def get(self, job_id: str) -> LocalJob:
@@ -134,15 +153,22 @@ class LocalQueue:
 
     async def _run(self, job: LocalJob, given: object, limit: float | None, caller: Caller) -> None:
         try:
-            async with self._slots:
+            # The deadline is kept here alone, so that however it is met the job has timed out.
+            async with asyncio.timeout(caller.remaining_s), self._slots:
+                del self._waiting[job.id]
                 job.status, job.started = Status.IN_PROGRESS, time.monotonic()
                 async with asyncio.timeout(limit):
-                    await self._collect(job, given, caller)
+                    await self._collect(job, given, replace(caller, deadline=None))
             job.end(Status.COMPLETED if job.error is None else Status.FAILED)
         except TimeoutError:
             job.end(Status.TIMED_OUT)
         finally:
             job.end(Status.CANCELLED)
+
+    def _leave(self, job: LocalJob) -> None:
+        self._tasks.pop(job.id, None)
+        self._waiting.pop(job.id, None)
+        self._backlog.note(1, waiting=bool(self._waiting))
 
     async def _collect(self, job: LocalJob, given: object, caller: Caller) -> None:
         async with aclosing(self._runner.run(given, caller)) as outputs:

@@ -7,17 +7,18 @@ import re
 from contextlib import suppress
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from engine.errors import EngineDead
-from handler.access import caller_key, frontend_of
+from handler.access import AdmittedRoute, KeyedRoute, caller_of, frontend_of
 from handler.booting import NotReady
+from handler.document import answer, errors
 from handler.local_queue import LocalJob, LocalQueue, Status
+from handler.shapes import EndpointHealth, JobState, JobStream, JobView, RunPodError
 
 _PATH: Final = re.compile(r"(/v2/[^/]+)?/(run|runsync|(status|stream|cancel)/[^/]+)|/v2/[^/]+/health")
 
-ApiKey = Annotated[str | None, Depends(caller_key)]
 Wait = Annotated[int, Query(ge=1000, le=300_000, description="milliseconds")]
 
 
@@ -38,16 +39,30 @@ class JobRequest(_Body):
     policy: Policy | None = None
 
 
+class QueueingRoute(AdmittedRoute):
+    """A route whose requests wait in the local queue."""
+
+    def check_room(self, request: Request) -> None:
+        """See `AdmittedRoute`."""
+        _queue_of(request).check_room()
+
+
 def local_router(endpoint: bool) -> APIRouter:
     """The routes of one endpoint; with `endpoint` its `/health` too, which at the root is ours."""
-    router = APIRouter(tags=["RunPod"], dependencies=[Depends(caller_key)])
-    router.post("/run")(run)
-    router.post("/runsync")(run_sync)
-    router.api_route("/status/{job_id}", methods=["GET", "POST"])(status)
-    router.api_route("/stream/{job_id}", methods=["GET", "POST"])(stream)
-    router.post("/cancel/{job_id}")(cancel)
+    router = APIRouter(
+        tags=["RunPod"], route_class=KeyedRoute, responses=errors(RunPodError, 400, 401, 429, 500)
+    )
+    queueing = APIRouter(route_class=QueueingRoute)
+    wrong, unknown = errors(RunPodError, 408, 413, 503), errors(RunPodError, 404)
+    queueing.post("/run", responses=answer(JobState) | wrong)(run)
+    queueing.post("/runsync", responses=answer(JobView) | wrong)(run_sync)
+    router.include_router(queueing)
+    for method in ("GET", "POST"):  # Each by itself: in the document every operation has a name of its own.
+        router.api_route("/status/{job_id}", methods=[method], responses=answer(JobView) | unknown)(status)
+        router.api_route("/stream/{job_id}", methods=[method], responses=answer(JobStream) | unknown)(stream)
+    router.post("/cancel/{job_id}", responses=answer(JobState) | unknown)(cancel)
     if endpoint:
-        router.get("/health")(endpoint_health)
+        router.get("/health", responses=answer(EndpointHealth))(endpoint_health)
     return router
 
 
@@ -56,15 +71,15 @@ def is_local(path: str) -> bool:
     return _PATH.fullmatch(path) is not None
 
 
-async def run(request: Request, body: JobRequest, api_key: ApiKey) -> dict[str, Any]:
+async def run(request: Request, body: JobRequest) -> dict[str, Any]:
     """Queue a job."""
-    job = _submit(request, body, api_key)
+    job = await _submit(request, body)
     return {"id": job.id, "status": job.status}
 
 
-async def run_sync(request: Request, body: JobRequest, api_key: ApiKey, wait: Wait = 90_000) -> dict[str, Any]:
+async def run_sync(request: Request, body: JobRequest, wait: Wait = 90_000) -> dict[str, Any]:
     """Queue a job and wait for its end; one that takes longer than `wait` goes on and is read by `/status`."""
-    job = _submit(request, body, api_key)
+    job = await _submit(request, body)
     with suppress(TimeoutError):
         await asyncio.wait_for(job.done.wait(), wait / 1000)
     return job.view()
@@ -114,9 +129,10 @@ def _workers(request: Request, busy: int) -> dict[str, int]:
     return {name: int(name == state or (name == "ready" and state in ("idle", "running"))) for name in names}
 
 
-def _submit(request: Request, body: JobRequest, api_key: str | None) -> LocalJob:
+async def _submit(request: Request, body: JobRequest) -> LocalJob:
     limit = body.policy.executionTimeout if body.policy else None
-    return _queue_of(request).submit(body.input, None if limit is None else limit / 1000, api_key)
+    size = len(await request.body())
+    return _queue_of(request).submit(body.input, None if limit is None else limit / 1000, caller_of(request), size)
 
 
 def _queue_of(request: Request) -> LocalQueue:

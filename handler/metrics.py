@@ -55,7 +55,7 @@ class Metrics:
 
     def __init__(self, engine: Engine, model_name: str, epochs: Epochs, recorder: Recorder) -> None:
         self.registry = CollectorRegistry()
-        self._labels = (model_name, "0")
+        self.labels = self._labels = (model_name, "0")
         self._prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of requests that have ended.")
         self._cached_tokens = self._counter("prompt_tokens_cached", "Those taken from the prefix cache.")
         self._generation_tokens = self._counter("generation_tokens", "Generated tokens.")
@@ -83,6 +83,10 @@ class Metrics:
         self.registry.register(EngineCollector(engine, self._labels, epochs))
         self.registry.register(RecordCollector(recorder, self._labels))
         ProcessCollector(registry=self.registry)
+
+    def include(self, collector: Collector) -> None:
+        """Have these metrics in the exposition too."""
+        self.registry.register(collector)
 
     def exposition(self) -> bytes:
         """Everything, in Prometheus' text format."""

@@ -61,7 +61,8 @@ def _listen(settings: Settings) -> list[socket.socket]:
     listeners = [_listener(settings.host, settings.port)]
     if settings.health_port not in (None, settings.port):
         listeners.append(_listener(settings.host, settings.health_port))
-    if not settings.api_keys and not ipaddress.ip_address(listeners[0].getsockname()[0]).is_loopback:
+    keyed = settings.api_keys or settings.api_keys_file
+    if not keyed and not ipaddress.ip_address(listeners[0].getsockname()[0]).is_loopback:
         _log.warning("listening on %s without an API key: anyone who can reach it may use it", settings.host)
     return listeners
 
@@ -103,10 +104,14 @@ async def _serve_until_the_end(boot: Boot, frontend: Frontend, listeners: list[s
 
 def _make_server(boot: Boot, frontend: Frontend) -> GracefulServer:
     from handler.app import make_app
+    from handler.connection import Bounds
     from handler.graceful import GracefulServer
 
+    settings = frontend.settings
+    bounds = Bounds(settings.receive_timeout, settings.slow_reader, int(settings.max_unread), int(settings.max_body))
     return GracefulServer(
-        make_app(frontend), _BACKLOG, frontend.settings.grace, on_exit=frontend.recorder.drain, cut=boot.cut
+        make_app(frontend), _BACKLOG, settings.grace, settings.keep_alive, bounds, on_exit=frontend.recorder.drain,
+        cut=boot.cut, on_slow_reader=frontend.admission.slow_reader_cut,
     )
 
 

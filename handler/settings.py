@@ -47,9 +47,16 @@ class Settings(BaseSettings):
         health_port: where else to listen, for a platform that asks after the health at a port of its own.
         health_path: another name of `/ping`.
         api_key: who may call; several are separated by commas.
+        api_keys_file: more of them, named and with limits of their own; read anew when it changes.
+        requests_per_minute: of each key that the file does not give a limit; of all callers together without keys.
+        tokens_per_minute: the same in tokens, of prompts and answers.
         max_concurrency: RunPod jobs in progress at once.
         max_choices: the most choices one request may ask for, all its prompts together.
         max_body: bytes of an HTTP request's body.
+        receive_timeout: seconds in which a request's head must have come, and again its body.
+        slow_reader: seconds after which a client that does not read its answer is cut.
+        max_unread: bytes of a stream that may wait for such a client, about.
+        keep_alive: seconds that an idle connection is kept open.
         request_timeout: seconds after which a request is ended.
         grace: seconds that running requests get to finish after SIGTERM.
         job_loop: what takes RunPod's jobs: its SDK, or our own loop (`handler.native`).
@@ -81,6 +88,7 @@ class Settings(BaseSettings):
         None, ge=1, validation_alias=_variable("TOKEN_BUDGET", "MAX_NUM_BATCHED_TOKENS")
     )
     max_waiting: int = Field(1024, ge=1, validation_alias=_variable("MAX_WAITING"))
+    max_waiting_tokens: int | None = Field(None, ge=1, validation_alias=_variable("MAX_WAITING_TOKENS"))
     prefix_caching: bool = Field(True, validation_alias=_variable("PREFIX_CACHING", "ENABLE_PREFIX_CACHING"))
     threads: int | None = Field(None, ge=1, validation_alias=_variable("THREADS"))
     quantize: Quantization = Field("none", validation_alias=_variable("QUANTIZE"))
@@ -96,9 +104,16 @@ class Settings(BaseSettings):
     health_port: int | None = Field(None, ge=1, le=65535, validation_alias=_variable("HEALTH_PORT", "PORT_HEALTH"))
     health_path: str = Field("/ping", pattern="^/", validation_alias=_variable("HEALTH_PATH", "HEALTH_CHECK_PATH"))
     api_key: SecretStr | None = Field(None, validation_alias=_variable("API_KEY"))
+    api_keys_file: Path | None = Field(None, validation_alias=_variable("API_KEYS_FILE"))
+    requests_per_minute: int | None = Field(None, ge=1, validation_alias=_variable("REQUESTS_PER_MINUTE"))
+    tokens_per_minute: int | None = Field(None, ge=1, validation_alias=_variable("TOKENS_PER_MINUTE"))
     max_concurrency: int = Field(30, ge=1, validation_alias=_variable("MAX_CONCURRENCY", "MAX_CONCURRENCY"))
     max_choices: int = Field(128, ge=1, validation_alias=_variable("MAX_CHOICES"))
     max_body: ByteSize = Field(ByteSize(10_000_000), gt=0, validation_alias=_variable("MAX_BODY"))
+    receive_timeout: float = Field(60, gt=0, validation_alias=_variable("RECEIVE_TIMEOUT"))
+    slow_reader: float = Field(30, gt=0, validation_alias=_variable("SLOW_READER"))
+    max_unread: ByteSize = Field(ByteSize(16_000_000), gt=0, validation_alias=_variable("MAX_UNREAD"))
+    keep_alive: int = Field(30, ge=1, validation_alias=_variable("KEEP_ALIVE"))
     request_timeout: float | None = Field(None, gt=0, validation_alias=_variable("REQUEST_TIMEOUT"))
     grace: int = Field(30, ge=0, validation_alias=_variable("GRACE"))
     job_loop: Literal["sdk", "native"] = Field("sdk", validation_alias=_variable("JOB_LOOP"))

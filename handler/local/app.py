@@ -10,19 +10,37 @@ from typing import Final
 
 from fastapi import FastAPI
 
+from handler.document import DocumentedApp
 from handler.local.answers import add_error_handlers
-from handler.local.client_routes import client_router
+from handler.local.client_routes import JobBody, client_router
 from handler.local.contracts import ENDPOINT_ID, Crew
 from handler.local.limits import RateLimits
+from handler.local.management import Change
 from handler.local.openai_routes import openai_router
 from handler.local.parts import EndpointSettings, Parts
 from handler.local.queue import JobQueue
 from handler.local.webhooks import Webhooks
 from handler.local.worker_routes import worker_router
 from handler.local.write_ahead import WriteAhead, read, sole_use
+from handler.shapes import (
+    EndpointHealth,
+    JobState,
+    JobStream,
+    JobView,
+    JobViews,
+    OpenAIError,
+    ProblemBody,
+    Purged,
+    RunPodError,
+)
 
 JOBS_FILE: Final = "jobs.jsonl"
 """The record's name in the endpoint's folder."""
+
+_SHAPES: Final = (
+    JobBody, JobState, JobView, JobStream, JobViews, Purged, EndpointHealth, Change, OpenAIError, RunPodError,
+    ProblemBody,
+)
 
 
 @asynccontextmanager
@@ -63,7 +81,7 @@ async def _kept_queue(folder: Path) -> AsyncIterator[JobQueue]:
 def make_app(queue: JobQueue, crew: Crew, settings: EndpointSettings | None = None) -> FastAPI:
     """The endpoint's routes for clients and workers; others may be added."""
     settings = settings or EndpointSettings()
-    app = FastAPI(title="Pilotlight: the endpoint on your machine")
+    app = DocumentedApp(_SHAPES, title="Pilotlight: the endpoint on your machine")
     app.state.parts = Parts(queue, crew, settings)
     if settings.rate_limits:
         app.add_middleware(RateLimits)

@@ -11,6 +11,7 @@ from typing import Literal
 from engine.errors import InvalidConfig
 from handler.billing.price_list import choose_prices
 from handler.local.management import Mode
+from handler.local.queue import MOST_ATTEMPTS
 from handler.local.scaler import Scaling
 
 RuntimeName = Literal["process", "podman", "docker"]
@@ -26,6 +27,8 @@ class Choices:
         image: what containers are made of.
         options: more options of `podman run` or `docker run`.
         price: US dollars a second of one worker; None where it is not known.
+        rate_limits: whether RunPod's limits of its clients' requests hold.
+        attempts: how often a job is tried whose workers are lost.
         grace_s: how long a worker that is told to stop may take.
     """
 
@@ -41,6 +44,8 @@ class Choices:
     gpu: str | None = None
     price: Decimal | None = None
     api_keys: tuple[str, ...] = ()
+    rate_limits: bool = True
+    attempts: int = MOST_ATTEMPTS
     grace_s: float = 30.0
     ping_s: int = 10
 

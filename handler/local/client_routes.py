@@ -11,12 +11,15 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl
 
+from handler.document import answer, errors
+from handler.document import body as takes
 from handler.job_input import parse
 from handler.local.answers import Json, read_json
 from handler.local.job import Asked, Job, Policy
 from handler.local.parts import check_client, parts_of
 from handler.local.queue import JobQueue
 from handler.local.record import RecordFailed
+from handler.shapes import EndpointHealth, JobState, JobStream, JobView, JobViews, Purged, RunPodError
 
 RUN_BYTES: Final = 10_000_000
 RUN_SYNC_BYTES: Final = 20_000_000
@@ -57,16 +60,22 @@ class JobBody(_Body):
 
 def client_router() -> APIRouter:
     """The routes below `/v2/{endpoint}`."""
-    router = APIRouter(tags=["RunPod"], dependencies=[Depends(check_client)])
-    router.post("/run", response_model=None)(run)
-    router.post("/runsync", response_model=None)(run_sync)
-    router.api_route("/status/{job_id}", methods=["GET", "POST"], response_model=None)(status)
-    router.api_route("/stream/{job_id}", methods=["GET", "POST"], response_model=None)(stream)
-    router.post("/cancel/{job_id}", response_model=None)(cancel)
-    router.post("/retry/{job_id}", response_model=None)(retry)
-    router.post("/purge-queue", response_model=None)(purge_queue)
-    router.get("/health", response_model=None)(health)
-    router.get("/requests", response_model=None)(requests)
+    router = APIRouter(
+        tags=["RunPod"], dependencies=[Depends(check_client)], responses=errors(RunPodError, 401, 429, 500, 503)
+    )
+    job, wrong, unknown = takes(JobBody), errors(RunPodError, 400, 413), errors(RunPodError, 404)
+    router.post("/run", response_model=None, responses=answer(JobState) | wrong, openapi_extra=job)(run)
+    router.post("/runsync", response_model=None, responses=answer(JobView) | wrong, openapi_extra=job)(run_sync)
+    view, parts, state = answer(JobView) | unknown, answer(JobStream) | unknown, answer(JobState) | unknown
+    view |= errors(RunPodError, 400)
+    for method in ("GET", "POST"):  # Each by itself: in the document every operation has a name of its own.
+        router.api_route("/status/{job_id}", methods=[method], response_model=None, responses=view)(status)
+        router.api_route("/stream/{job_id}", methods=[method], response_model=None, responses=parts)(stream)
+    router.post("/cancel/{job_id}", response_model=None, responses=state)(cancel)
+    router.post("/retry/{job_id}", response_model=None, responses=state | errors(RunPodError, 400))(retry)
+    router.post("/purge-queue", response_model=None, responses=answer(Purged))(purge_queue)
+    router.get("/health", response_model=None, responses=answer(EndpointHealth))(health)
+    router.get("/requests", response_model=None, responses=answer(JobViews))(requests)
     return router
 
 

@@ -63,6 +63,12 @@ def up(
     api_key: Annotated[
         str | None, typer.Option(envvar="PILOTLIGHT_API_KEY", help="What clients must present; several with commas.")
     ] = None,
+    rate_limits: Annotated[
+        bool, typer.Option("--rate-limits/--no-rate-limits", help="RunPod's limits of its clients' requests.")
+    ] = True,
+    attempts: Annotated[
+        int, typer.Option(min=1, help="How often a job is tried whose workers are lost.")
+    ] = 3,
     grace: Annotated[float, typer.Option(min=0, help="Seconds between SIGTERM to a worker and SIGKILL.")] = 30.0,
     state: Annotated[
         Path | None, typer.Option(file_okay=False, help="Folder for jobs, bill, ledger and logs.")
@@ -89,7 +95,8 @@ def up(
         scaling=_scaling(mode, scaler, scaler_value, workers_min, workers_max, idle_timeout), flashboot=flashboot,
         variables={f"PILOTLIGHT_{name}": str(value) for name, value in given.items() if value is not None},
         runtime=runtime, image=image, options=tuple(container_option or ()), gpu=gpu, price=price_of(gpu, gpu_price),
-        api_keys=tuple(key.strip() for key in (api_key or "").split(",") if key.strip()), grace_s=grace,
+        api_keys=tuple(key.strip() for key in (api_key or "").split(",") if key.strip()),
+        rate_limits=rate_limits, attempts=attempts, grace_s=grace,
     ))
 
 

@@ -26,6 +26,7 @@ from handler.local.client_routes import health
 from handler.local.containers import SEEN_STATE, Containers
 from handler.local.contracts import ENDPOINT_ID, Queue
 from handler.local.launch import Launch, find_sdk_key
+from handler.local.listening import server_config
 from handler.local.load_balancer import LoadBalancer
 from handler.local.management import Management
 from handler.local.management_routes import management_router
@@ -63,7 +64,7 @@ class Endpoint:
         self._workers = Workers(self._queue, self._runtime, self._bill, launch, choices.flashboot)
         self._scaler = Autoscaler(self._queue, self._workers, choices.scaling)
         self._client = httpx.AsyncClient(timeout=None, limits=httpx.Limits(), trust_env=False)
-        self._server = _Server(uvicorn.Config(
+        self._server = _Server(server_config(
             self._app(choices, queue, base_url), log_config=None, access_log=False, timeout_graceful_shutdown=_ANSWER_S
         ))
         _log.info("listening on %s (the endpoint: %s)", base_url, self._place(base_url))
@@ -110,11 +111,11 @@ class Endpoint:
             await probe(self._workers, self._balancer, self._client)
 
     def _app(self, choices: Choices, queue: JobQueue, base_url: str) -> FastAPI:
-        settings = EndpointSettings(choices.api_keys)
+        settings = EndpointSettings(choices.api_keys, choices.rate_limits)
         app = make_app(queue, self._workers, settings) if self._balancer is None else _bare_app()
         app.state.parts = Parts(queue, self._workers, settings)
         app.state.management = Management(
-            self._scaler, self._workers, self._bill, choose_prices(None), base_url, choices.image or "process",
+            queue, self._scaler, self._workers, self._bill, choose_prices(None), base_url, choices.image or "process",
             choices.mode, choices.gpu, choices.variables,
         )
         app.include_router(management_router(), prefix="/v2")
@@ -137,6 +138,7 @@ async def serve(choices: Choices) -> None:
     """
     with _listening(choices.port) as listener:
         async with open_queue(choices.state) as queue:
+            queue.most_attempts = choices.attempts
             await Endpoint(choices, queue, listener).run()
 
 

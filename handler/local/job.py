@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from fractions import Fraction
 from typing import Any, Final
 
 from handler.local_queue import Status
@@ -72,8 +73,10 @@ class Job:
         started: when its last attempt was handed to a worker.
         ended: when it reached its final state.
         worker_id: who has it, or had it last.
+        former_workers: who had it before and has lost it.
         attempts: how often it was handed to a worker.
-        chunks: what the worker has streamed in this attempt.
+        blame: its share in the losses of workers that had it.
+        chunks: what the worker has streamed in this attempt; a list of its own for each.
         output: the final output, or the last progress while it runs; `NOTHING` without one.
         told: whether its webhook need not be called any more.
         collected: how many of `chunks` `/stream` has handed out.
@@ -89,7 +92,9 @@ class Job:
     started: float | None = None
     ended: float | None = None
     worker_id: str | None = None
+    former_workers: set[str] = field(default_factory=set)
     attempts: int = 0
+    blame: Fraction = Fraction(0)
     chunks: list[Any] = field(default_factory=list)
     output: Any = NOTHING
     error: str | None = None
@@ -113,11 +118,18 @@ class Job:
 
     def wait_again(self) -> None:
         """It goes back to the queue, without what its last attempt has sent."""
+        if self.worker_id is not None:
+            self.former_workers.add(self.worker_id)
         self.status = Status.IN_QUEUE
         self.started = self.ended = self.worker_id = self.error = None
         self.chunks, self.output, self.collected, self.told = [], NOTHING, 0, False
         self.done.clear()
         self.bell.ring()
+
+    def ask_again(self, number: int, now: float) -> None:
+        """A client wants it anew, as if it had just been submitted."""
+        self.wait_again()
+        self.number, self.created, self.attempts, self.blame = number, now, 0, Fraction(0)
 
     def end(self, status: Status, now: float, output: object = NOTHING, error: str | None = None) -> None:
         """Reach a final state, once."""
@@ -149,10 +161,15 @@ class Job:
         return shown | ({} if self.error is None else {"error": self.error})
 
     def collect(self) -> dict[str, Any]:
-        """As `/stream` shows it: what has come since the last time."""
+        """As `/stream` shows it: what has come since the last time.
+
+        A new attempt begins from the start, whatever was collected of the last one; its number, which RunPod does not
+        show, says so.
+        """
         fresh = self.chunks[self.collected :]
         self.collected += len(fresh)
-        return {"id": self.id, "status": self.status, "stream": [{"output": output} for output in fresh]}
+        again = {"attempt": self.attempts} if self.attempts > 1 else {}
+        return {"id": self.id, "status": self.status, "stream": [{"output": output} for output in fresh], **again}
 
     def submission(self) -> dict[str, Any]:
         """What must be kept of its beginning."""

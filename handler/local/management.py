@@ -18,6 +18,7 @@ from handler.local.autoscaler import Autoscaler
 from handler.local.bill import Bill
 from handler.local.contracts import ENDPOINT_ID
 from handler.local.problems import Problem
+from handler.local.queue import JobQueue
 from handler.local.quota import Quota
 from handler.local.scaler import Scaling
 from handler.local.usage import iso
@@ -28,8 +29,7 @@ Mode = Literal["queue", "load-balancer"]
 Number = TypeVar("Number", int, float)
 
 FIXED: Final = frozenset({
-    "args", "dataCenterIds", "disk", "env", "gpu", "image", "name", "networkVolumes", "ports", "registry", "timeout",
-    "type",
+    "args", "dataCenterIds", "disk", "env", "gpu", "image", "name", "networkVolumes", "ports", "registry", "type",
 })
 """Fields of RunPod's that only a new start of the endpoint changes here."""
 
@@ -65,6 +65,7 @@ class Change(_Change):
 
     workers: _WorkersChange | None = None
     scaling: Annotated[_QueueDelay | _RequestCount, Field(discriminator="type")] | None = None
+    timeout: Annotated[int, Field(ge=5000, le=604_800_000, description="milliseconds")] | None = None
     flashboot: Literal["OFF", "FLASHBOOT", "PRIORITY_FLASHBOOT"] | None = None
 
 
@@ -73,11 +74,13 @@ class Management:
     """What the management routes work with.
 
     Attributes:
+        queue: whose jobs `timeout` concerns.
         base_url: where the endpoint listens.
         image: what its workers run.
         gpu: the GPU that is reckoned with; None without one.
     """
 
+    queue: JobQueue
     scaler: Autoscaler
     workers: Workers
     bill: Bill
@@ -98,6 +101,10 @@ class Management:
         """
         asked = _parse(body)
         scaling = self._scaling(asked)
+        if asked.timeout is not None and self.mode == "load-balancer":
+            raise _wrong("timeout: a load-balancing endpoint has no jobs, and its requests a limit of their own")
+        if asked.timeout is not None:
+            self.queue.execution_s = asked.timeout / 1000
         if asked.flashboot is not None:
             self.workers.flashboot = asked.flashboot != "OFF"
         self.scaler.choose(scaling)
@@ -111,7 +118,8 @@ class Management:
             "env": dict(self.environment), "registry": None,
             "gpu": {"pools": [self.gpu] if self.gpu else [], "count": 1},
             "workers": {"min": scaling.workers_min, "max": scaling.workers_max, **self._idle_timeout(scaling)},
-            "scaling": _described(scaling), "dataCenterIds": [], "networkVolumes": [], "timeout": 600_000,
+            "scaling": _described(scaling), "dataCenterIds": [], "networkVolumes": [],
+            "timeout": round(1000 * self.queue.execution_s),
             "flashboot": "FLASHBOOT" if self.workers.flashboot else "OFF",
             "createdAt": iso(datetime.fromtimestamp(self.created, UTC)),
         }

@@ -5,34 +5,49 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from handler.document import Responses, body, errors
 from handler.local.answers import read_json
 from handler.local.contracts import ENDPOINT_ID
-from handler.local.management import Management
-from handler.local.problems import ManagedRoute, Problem
+from handler.local.management import Change, Management
+from handler.local.problems import PROBLEM, ManagedRoute, Problem
 from handler.local.usage import BUCKETS, Bucket, beginning, iso, records, totals
+from handler.local.worker_log import log_events
+from handler.shapes import ProblemBody
 
 BODY_BYTES: Final = 1_000_000
 
+_LOG: Final[Responses] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
 _LOCAL_ONLY: Final = "this machine has one endpoint, which `pilotlight up` makes and Ctrl-C removes"
 
 
 def management_router() -> APIRouter:
     """The routes below `/v2`; the application's `state.management` is what they work with."""
-    router = APIRouter(tags=["management"], route_class=ManagedRoute)
+    router = APIRouter(tags=["management"], route_class=ManagedRoute, responses=_errors(401, 429, 500))
     router.get("/serverless", response_model=None)(endpoints)
-    router.get("/serverless/{endpoint}", response_model=None)(endpoint_of)
-    router.patch("/serverless/{endpoint}", response_model=None)(change)
-    router.get("/serverless/{endpoint}/workers", response_model=None)(workers)
+    router.get("/serverless/{endpoint}", response_model=None, responses=_errors(404))(endpoint_of)
+    router.patch(
+        "/serverless/{endpoint}", response_model=None, responses=_errors(400, 404, 413), openapi_extra=body(Change)
+    )(change)
+    router.get("/serverless/{endpoint}/workers", response_model=None, responses=_errors(404))(workers)
+    router.get(
+        "/serverless/{endpoint}/workers/{worker_id}/logs", response_model=None, responses=_LOG | _errors(400, 404)
+    )(worker_log)
     router.get("/catalog/gpus", response_model=None)(catalogue)
-    router.get("/billing/serverless", response_model=None)(billing)
-    router.api_route("/serverless", methods=["POST"], response_model=None)(refuse)
-    router.api_route("/serverless/{endpoint}", methods=["DELETE", "PUT", "POST"], response_model=None)(refuse)
+    router.get("/billing/serverless", response_model=None, responses=_errors(400))(billing)
+    router.post("/serverless", response_model=None, include_in_schema=False)(refuse)
+    router.api_route(
+        "/serverless/{endpoint}", methods=["DELETE", "PUT", "POST"], response_model=None, include_in_schema=False
+    )(refuse)
     return router
+
+
+def _errors(*statuses: int) -> Responses:
+    return errors(ProblemBody, *statuses, media_type=PROBLEM)
 
 
 def _management(request: Request, endpoint: str = ENDPOINT_ID) -> Management:
@@ -54,7 +69,7 @@ async def endpoint_of(request: Request, endpoint: str) -> Response:
 
 
 async def change(request: Request, endpoint: str) -> Response:
-    """Change what is given of `workers`, `scaling` and `flashboot`, at once."""
+    """Change what is given of `workers`, `scaling`, `timeout` and `flashboot`, at once."""
     management = _management(request, endpoint)
     management.change(await read_json(request, BODY_BYTES))
     return JSONResponse(management.describe())
@@ -63,6 +78,25 @@ async def change(request: Request, endpoint: str) -> Response:
 async def workers(request: Request, endpoint: str) -> Response:
     """The workers and their states."""
     return JSONResponse(_management(request, endpoint).workers_listed())
+
+
+async def worker_log(
+    request: Request,
+    endpoint: str,
+    worker_id: str,
+    source: Literal["container", "system"] | None = None,
+    tail: Annotated[int, Query(ge=0, le=5000)] = 100,
+    since: str | None = None,
+) -> Response:
+    """What a worker writes, as server-sent events, until it ends; it is all of source `container`."""
+    worker = _management(request, endpoint).workers.find(worker_id)
+    if worker is None:
+        raise Problem(HTTPStatus.NOT_FOUND, f"there is no worker {worker_id}, or not any more")
+    if since is not None or source == "system":
+        name = "since" if since is not None else "source"
+        raise Problem(HTTPStatus.BAD_REQUEST, f"{name}: a log here has no moments and no lines of a host", [name])
+    headers = {"Cache-Control": "no-cache"}
+    return StreamingResponse(log_events(worker, tail), media_type="text/event-stream", headers=headers)
 
 
 async def catalogue(request: Request) -> Response:

@@ -7,9 +7,11 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
 from typing import Final
 
 from engine.errors import InvalidRequest, PilotlightError
+from handler.local import history
 from handler.local.contracts import QueueCounts
 from handler.local.job import NOTHING, Asked, Job
 from handler.local.polls import Polls
@@ -19,7 +21,7 @@ from handler.local.waiting_line import WaitingLine
 from handler.local_queue import Status
 
 MOST_ATTEMPTS: Final = 3
-"""How often a job is handed out before the loss of its worker counts as its own fault."""
+"""Of a job whose workers are lost, unless the endpoint is told otherwise. RunPod's own figure is not published."""
 KEPT_JOBS: Final = 10_000
 """Of more results than this the oldest are forgotten early."""
 EXECUTION_S: Final = 600.0
@@ -52,12 +54,15 @@ class JobQueue:
     Attributes:
         changed: see `contracts.Queue`.
         execution_s: how long a job may run whose policy does not say.
+        most_attempts: how often a job is tried whose workers are lost; a loss counts against all jobs of the worker in
+            equal shares.
         on_end: called with each job that ends and has a webhook.
     """
 
     def __init__(self, record: Record | None = None, clock: Clock | None = None) -> None:
         self.changed = asyncio.Event()
         self.execution_s = EXECUTION_S
+        self.most_attempts = MOST_ATTEMPTS
         self.on_end: Callable[[Job], None] = lambda job: None
         self._record: Record = record or Unrecorded()
         self._clock = clock or wall_clock()
@@ -78,7 +83,7 @@ class JobQueue:
         prefix = "sync-" if asked.sync else ""
         job = Job(f"{prefix}{uuid.uuid4()}", asked, self._next_number(), self._clock())
         self._jobs[job.id] = job
-        self._record.write(job.submission())
+        self._record.write(history.submitted(job))
         self._queue(job)
         return job
 
@@ -117,10 +122,10 @@ class JobQueue:
         if job.status not in (Status.FAILED, Status.TIMED_OUT):
             raise InvalidRequest(f"only a job that is FAILED or TIMED_OUT can be retried; {job_id} is {job.status}")
         self._ended.pop(job_id)
-        job.number, job.created, job.attempts = self._next_number(), self._clock(), 0
+        job.ask_again(self._next_number(), self._clock())
         self._retried += 1
-        self._record.write({"kind": "retry", "job": job_id, "created": job.created})
-        self._wait_again(job)
+        self._record.write(history.retried(job))
+        self._queue(job)
         return job
 
     def purge(self) -> int:
@@ -139,22 +144,16 @@ class JobQueue:
         """The job's webhook need not be called any more."""
         if job.id in self._jobs:
             job.told = True
-            self._record.write({"kind": "told", "job": job.id})
+            self._record.write(history.told(job))
 
     def entries(self) -> Iterator[Entry]:
         """All that must be written to have the same jobs again."""
-        for job in self.jobs():
-            yield job.submission()
-            if job.is_final:
-                yield job.ending()
-            if job.told:
-                yield {"kind": "told", "job": job.id}
+        return history.entries_of(self.jobs())
 
     def replay(self, entries: Iterable[Entry]) -> None:
         """Have the jobs of a queue that is no more; those that were being worked on wait again."""
-        for entry in entries:
-            self._replay(entry)
-        for job in self.jobs():
+        for job in history.restore(entries):
+            self._jobs[job.id], self._number = job, job.number
             if job.is_final:
                 self._keep_for_a_while(job)
             else:
@@ -190,24 +189,30 @@ class JobQueue:
                 self._wait_again(job)
 
     def stream(self, job_id: str, worker_id: str, chunk: object) -> None:
-        """The worker sends a part of the output.
+        """The worker sends a part of the output; one that comes after the end is dropped.
 
         Raises:
-            NoSuchJob: the job is not this worker's. (One that has ended takes what comes late and drops it.)
+            NoSuchJob: the job is not this worker's, or not any more.
         """
         if (job := self._running(job_id, worker_id)) is not None:
             job.chunks.append(chunk)
             job.bell.ring()
 
     def progress(self, job_id: str, worker_id: str, shown: object) -> None:
-        """The worker says how far it is; raises as `stream`."""
-        if (job := self._running(job_id, worker_id)) is not None:
+        """The worker says how far it is; as `finish`."""
+        if not self._has_lost(job_id, worker_id) and (job := self._running(job_id, worker_id)) is not None:
             job.output = shown
             job.bell.ring()
 
     def finish(self, job_id: str, worker_id: str, output: object = NOTHING, error: str | None = None) -> None:
-        """The worker has done its work, well or, with an error, not; raises as `stream`."""
-        if (job := self._running(job_id, worker_id)) is not None:
+        """The worker has done its work, well or, with an error, not.
+
+        What a worker says whose answer was lost, or that has lost the job itself, is ignored: a job ends once.
+
+        Raises:
+            NoSuchJob: the worker never had this job.
+        """
+        if not self._has_lost(job_id, worker_id) and (job := self._running(job_id, worker_id)) is not None:
             self._end(job, Status.COMPLETED if error is None else Status.FAILED, output, error)
 
     async def stops(self, worker_id: str, wait_s: float) -> list[str]:
@@ -230,17 +235,18 @@ class JobQueue:
         self._retired.discard(worker_id)
 
     def worker_lost(self, worker_id: str) -> None:
-        """Take back the worker's jobs; one that was handed out too often fails."""
+        """Take back the worker's jobs. One that has too large a share in such losses fails."""
         self.retire(worker_id)
-        for job_id in self.held_by(worker_id):
+        held = self.held_by(worker_id)
+        for job_id in held:
             job = self._jobs[job_id]
-            if job.attempts < MOST_ATTEMPTS:
+            job.blame += Fraction(1, len(held))
+            if job.blame < self.most_attempts:
                 self._retried += 1
                 self._wait_again(job)
             else:
-                text = f"its worker was lost, {MOST_ATTEMPTS} times in a row"
+                text = f"its worker was lost; this was its attempt number {job.attempts}"
                 self._end(job, Status.FAILED, error=text)
-        self._held.pop(worker_id, None)
         self._to_stop.pop(worker_id, None)
 
     def held_by(self, worker_id: str) -> list[str]:
@@ -284,29 +290,16 @@ class JobQueue:
             self._end(job, Status.TIMED_OUT, error="it was older than its policy's ttl")
             self._forget(job)
 
-    def _replay(self, entry: Entry) -> None:
-        kind, job_id = entry["kind"], entry["job"]
-        if kind == "submission":
-            self._jobs[job_id] = Job.from_submission(entry, self._next_number())
-        elif job_id not in self._jobs:
-            return
-        elif kind == "ending":
-            self._jobs[job_id].restore_ending(entry)
-        elif kind == "retry":
-            job = self._jobs[job_id]
-            job.wait_again()
-            job.number, job.created, job.attempts = self._next_number(), entry["created"], 0
-        elif kind == "told":
-            self._jobs[job_id].told = True
-        elif kind == "forgotten":
-            del self._jobs[job_id]
-
     def _next_number(self) -> int:
         self._number += 1
         return self._number
 
     def _is_at(self, job: Job, worker_id: str) -> bool:
         return job.status is Status.IN_PROGRESS and job.worker_id == worker_id
+
+    def _has_lost(self, job_id: str, worker_id: str) -> bool:
+        job = self.get(job_id)
+        return worker_id in job.former_workers and worker_id != job.worker_id
 
     def _running(self, job_id: str, worker_id: str) -> Job | None:
         """The job that the worker speaks of; None when it has ended."""
@@ -348,7 +341,7 @@ class JobQueue:
             assert job.worker_id is not None
             self.stop_again(job.worker_id, [job.id])
         job.end(status, self._clock(), output, error)
-        self._record.write(job.ending())
+        self._record.write(history.ended(job))
         self._keep_for_a_while(job)
         self.changed.set()
         if job.asked.webhook is not None:
@@ -366,6 +359,6 @@ class JobQueue:
         del self._jobs[job.id]
         self._ended.pop(job.id)
         self._deadlines.drop(job.id)
-        self._record.write({"kind": "forgotten", "job": job.id})
+        self._record.write(history.forgotten(job))
         if self._record.wants_rewriting():
             self._record.rewrite(list(self.entries()))

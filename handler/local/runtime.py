@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -48,3 +49,13 @@ class Runtime(Protocol):
 
     async def sweep(self) -> int:
         """End what workers an endpoint that was killed has left behind, and give how many; before the first start."""
+
+
+def describe(status: int) -> str:
+    """How a process has ended, in words."""
+    if status >= 0:
+        return f"ended with status {status}"
+    try:
+        return f"was ended by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was ended by signal {-status}"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Coroutine
-from typing import Annotated, Any, Final, TypeVar
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 
 from handler.local.answers import Json, read_json
+from handler.local.handing_over import HandedOver, unless_gone
 from handler.local.job import NOTHING, Job
 from handler.local.parts import parts_of, shown_key
 from handler.openai.errors import bad_request, unauthorised
@@ -21,8 +23,6 @@ CHUNK_BYTES: Final = 1_000_000
 """RunPod's limit of a streamed part."""
 REFUSED_S: Final = 1.0
 """How long a worker without the right key waits for its refusal: RunPod's SDK asks again at once."""
-
-T = TypeVar("T")
 
 
 async def check_worker(request: Request, worker_id: str) -> None:
@@ -46,25 +46,22 @@ def worker_router() -> APIRouter:
 
 async def take(request: Request, worker_id: str) -> Response:
     """The next job, or 204 when there is none for a while."""
-    jobs = await _take(request, worker_id, 1)
-    return Json(jobs[0].for_worker()) if jobs else Response(status_code=204)
+    return await _take(request, worker_id, 1, lambda jobs: jobs[0].for_worker())
 
 
 async def take_batch(
     request: Request, worker_id: str, batch_size: Annotated[int, Query(ge=1, le=10_000)] = 1
 ) -> Response:
     """The next jobs, as many as there are up to `batch_size`, or 204."""
-    jobs = await _take(request, worker_id, batch_size)
-    return Json([job.for_worker() for job in jobs]) if jobs else Response(status_code=204)
+    return await _take(request, worker_id, batch_size, lambda jobs: [job.for_worker() for job in jobs])
 
 
 async def stop(request: Request, worker_id: str) -> Response:
     """The jobs to stop, or 204."""
-    parts = parts_of(request)
-    stopped, gone = await _poll(request, parts.queue.stops(worker_id, parts.settings.poll_s))
-    if gone and stopped:
-        parts.queue.stop_again(worker_id, stopped)
-    return Json({"jobsToStop": stopped}) if stopped and not gone else Response(status_code=204)
+    queue, poll_s = parts_of(request).queue, parts_of(request).settings.poll_s
+    again = partial(queue.stop_again, worker_id)
+    stopped = await unless_gone(request, queue.stops(worker_id, poll_s), again)
+    return HandedOver({"jobsToStop": stopped}, partial(again, stopped)) if stopped else Response(status_code=204)
 
 
 async def stream(request: Request, worker_id: str, job_id: str) -> Response:
@@ -97,32 +94,12 @@ async def ping(
     return Json({})
 
 
-async def _take(request: Request, worker_id: str, count: int) -> list[Job]:
+async def _take(request: Request, worker_id: str, count: int, shown: Callable[[list[Job]], object]) -> Response:
     parts = parts_of(request)
     parts.crew.asks_for_jobs(worker_id)
-    jobs, gone = await _poll(request, parts.queue.take(worker_id, count, parts.settings.poll_s))
-    if gone and jobs:
-        parts.queue.hand_back(worker_id, jobs)
-        return []
-    return jobs or []
-
-
-async def _poll(request: Request, work: Coroutine[Any, Any, T]) -> tuple[T | None, bool]:
-    """The result of `work`, None if it was cut short, and whether the worker has hung up meanwhile."""
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_hung_up(request))
-    try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        return (working.result() if working.done() else None), leaving.done()
-    finally:
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
-
-
-async def _hung_up(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    give_back = partial(parts.queue.hand_back, worker_id)
+    jobs = await unless_gone(request, parts.queue.take(worker_id, count, parts.settings.poll_s), give_back)
+    return HandedOver(shown(jobs), partial(give_back, jobs)) if jobs else Response(status_code=204)
 
 
 def _object(body: object) -> dict[str, Any]:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import signal
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Coroutine, Iterator, Sequence
-from dataclasses import dataclass
 from hmac import compare_digest
 from typing import Any, Final
 
 from handler.epochs import Moment
 from handler.local.back_off import BackOff
 from handler.local.bill import Bill
+from handler.local.cold_starts import ColdStarts
 from handler.local.contracts import Queue, WorkerCounts
+from handler.local.freezing import freeze, frozen, thaw
 from handler.local.launch import Launch
-from handler.local.runtime import CannotStart, Runtime
+from handler.local.runtime import CannotStart, Runtime, describe
 from handler.local.scaler import Seen
 from handler.local.worker import READINESS, Worker, WorkerState
 
@@ -28,27 +28,10 @@ MISSED_PINGS: Final = 3
 BOOT_S: Final = 420.0
 """A worker that is not ready by then is unhealthy (RunPod's documentation, "Endpoint optimization": 7 minutes)."""
 
-_LOGGED_S: Final = 0.3
-"""After a worker's first poll its log has the line about its boot."""
-
 _PINGING: Final = (WorkerState.INITIALIZING, WorkerState.IDLE, WorkerState.RUNNING, WorkerState.STOPPING)
 _LEAVING: Final = (WorkerState.STOPPING, WorkerState.UNHEALTHY)
 
 _log = logging.getLogger("pilotlight.local")
-
-
-@dataclass(frozen=True, slots=True)
-class ColdStart:
-    """How a worker came up.
-
-    Attributes:
-        seconds: from the decision to start, or to thaw it, until it asked for jobs.
-        timeline: where they went, in the worker's own words.
-    """
-
-    worker: str
-    seconds: float
-    timeline: str
 
 
 class Workers:
@@ -57,7 +40,7 @@ class Workers:
     Attributes:
         flashboot: whether workers without work are frozen instead of stopped.
         back_off: how long to wait after workers that died while they booted.
-        cold_starts: the latest of them.
+        cold_starts: how the latest came up.
     """
 
     def __init__(self, queue: Queue, runtime: Runtime, bill: Bill, launch: Launch, flashboot: bool = False) -> None:
@@ -69,7 +52,7 @@ class Workers:
         self._tasks: set[asyncio.Task[None]] = set()
         self.flashboot = flashboot
         self.back_off = BackOff()
-        self.cold_starts: deque[ColdStart] = deque(maxlen=100)
+        self.cold_starts = ColdStarts()
 
     def __iter__(self) -> Iterator[Worker]:
         """Each that there is, the oldest first; those whose start has failed, too, until the next is tried."""
@@ -90,7 +73,7 @@ class Workers:
         worker = self._workers.get(worker_id)
         if worker is not None and worker.state is WorkerState.INITIALIZING and worker.ready_s is None:
             self._came_up(worker)
-            self._begin(self._note_boot(worker))
+            self._begin(self.cold_starts.note_boot(worker))
 
     def pinged(self, worker_id: str, job_ids: Sequence[str], complaint: str | None) -> None:
         """A sign of life, or of the contrary."""
@@ -132,8 +115,8 @@ class Workers:
 
     def add(self) -> None:
         """Have one more: one that is frozen, or else a new one."""
-        if frozen := self._frozen():
-            self._thaw(frozen[0])
+        if sleeping := frozen(self):
+            self._thaw(sleeping[0])
         else:
             self._bury()
             worker_id = f"worker-{secrets.token_hex(4)}"
@@ -143,8 +126,12 @@ class Workers:
     def resume(self, worker_id: str) -> None:
         """Thaw this one if it is frozen."""
         worker = self._workers.get(worker_id)
-        if worker is not None and worker in self._frozen():
+        if worker is not None and worker in frozen(self):
             self._thaw(worker)
+
+    def find(self, worker_id: str) -> Worker | None:
+        """The worker of this id, if there is one."""
+        return self._workers.get(worker_id)
 
     def url_of(self, worker_id: str) -> str:
         """Where a load-balanced worker listens."""
@@ -156,7 +143,7 @@ class Workers:
         if self.flashboot and worker.state is WorkerState.IDLE and not self._queue.held_by(worker.id):
             self._queue.retire(worker.id)
             worker.enter(WorkerState.FROZEN)
-            self._begin(self._freeze(worker))
+            self._begin(freeze(worker, self._bill))
         else:
             self._retire(worker, "scaled down")
 
@@ -172,7 +159,7 @@ class Workers:
                 self._is_lost(worker)
             elif worker.state is WorkerState.STOPPING and not self._queue.held_by(worker.id):
                 self._stop(worker)
-        for worker in self._frozen()[max(0, most - len(self.seen())) if self.flashboot else 0 :]:
+        for worker in frozen(self)[max(0, most - len(self.seen())) if self.flashboot else 0 :]:
             self._stop(worker, "scaled down")
 
     async def close(self) -> None:
@@ -240,16 +227,6 @@ class Workers:
             if worker.over.is_set():
                 del self._workers[worker.id]
 
-    async def _note_boot(self, worker: Worker) -> None:
-        await asyncio.sleep(_LOGGED_S)
-        timeline = worker.timeline() or "it has logged no timeline"
-        self._note(worker, timeline)
-
-    def _note(self, worker: Worker, timeline: str) -> None:
-        assert worker.ready_s is not None
-        self.cold_starts.append(ColdStart(worker.id, worker.ready_s, timeline))
-        _log.info("worker %s is ready after %.2f s: %s", worker.id, worker.ready_s, timeline)
-
     # Its end.
 
     def _is_unfit(self, worker: Worker, complaint: str) -> None:
@@ -292,7 +269,7 @@ class Workers:
         if worker.handle is None:
             return
         if worker.state is WorkerState.FROZEN:
-            await self._let_go_on(worker)
+            await thaw(worker, self._bill)
         if worker.state is not WorkerState.UNHEALTHY:
             worker.enter(WorkerState.STOPPING)
         await worker.handle.terminate()
@@ -303,49 +280,18 @@ class Workers:
             _log.warning("worker %s has not ended within %g s and is killed", worker.id, self._launch.grace_s)
             await worker.handle.kill()
 
-    # Freezing.
-
-    def _frozen(self) -> list[Worker]:
-        """Those that could go on, the last frozen first: most of it may still be in the caches."""
-        frozen = [worker for worker in self if worker.state is WorkerState.FROZEN and not worker.is_leaving]
-        return sorted(frozen, key=lambda worker: -worker.since)
-
-    async def _freeze(self, worker: Worker) -> None:
-        assert worker.handle is not None
-        async with worker.turn:
-            await worker.handle.freeze()
-            self._bill.stop(worker.id, "frozen")
-            _log.info("worker %s is frozen", worker.id)
-
     def _thaw(self, worker: Worker) -> None:
         worker.enter(WorkerState.INITIALIZING)
         self._begin(self._go_on(worker))
 
     async def _go_on(self, worker: Worker) -> None:
-        await self._let_go_on(worker)
+        await thaw(worker, self._bill)
         if not worker.is_leaving and not worker.over.is_set():
             self._queue.employ(worker.id)
             self._came_up(worker)
-            self._note(worker, "thawed")
-
-    async def _let_go_on(self, worker: Worker) -> None:
-        assert worker.handle is not None
-        async with worker.turn:
-            if not worker.over.is_set():
-                self._bill.start(worker.id)
-                await worker.handle.thaw()
+            self.cold_starts.note(worker, "thawed")
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def describe(status: int) -> str:
-    """How a process has ended, in words."""
-    if status >= 0:
-        return f"ended with status {status}"
-    try:
-        return f"was ended by {signal.Signals(-status).name}"
-    except ValueError:
-        return f"was ended by signal {-status}"

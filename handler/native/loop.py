@@ -83,15 +83,13 @@ class Loop:
 
     async def _serve(self) -> int:
         self._heartbeat.start()
-        take = self._begin(take_jobs(self._take_poll, self._addresses, self._room, self._running.start))
+        take = self._begin(self._take())
         beside = [
             self._begin(part)
             for part in (
                 stop_jobs(self._stop_poll, self._addresses, self._running.stop),
                 self._outbox.run(),
                 self._watch_device(),
-                # The first job needs it; while the first poll is open there is time.
-                asyncio.to_thread(importlib.import_module, "handler.openai.service"),
             )
         ]
         await self._told.wait()
@@ -99,6 +97,11 @@ class Loop:
         for task in beside:
             task.cancel()
         return self._end.status
+
+    async def _take(self) -> None:
+        # Jobs need it. One that imported it while another thread does could meet modules that are half made.
+        await asyncio.to_thread(importlib.import_module, "handler.openai.service")
+        await take_jobs(self._take_poll, self._addresses, self._room, self._running.start)
 
     async def _drain(self, take: asyncio.Task[None]) -> None:
         """Take no more, finish what is under way, deliver it, close the books: all within the grace."""

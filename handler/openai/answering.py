@@ -25,6 +25,13 @@ class Answer:
         self._generation = generation
         self._writer = writer
         self._include_usage = include_usage
+        self._written = 0
+        self._pieces = 0
+
+    @property
+    def unread_bytes(self) -> int:
+        """About what is still to be written of the events that have come, as long as those before them."""
+        return self._generation.unread * self._written // max(1, self._pieces)
 
     async def chunks(self) -> AsyncGenerator[Chunk]:
         """Everything as it comes, the usage last.
@@ -44,10 +51,11 @@ class Answer:
         """Server-sent events. An error on the way is an event too: by then the status line is sent."""
         try:
             async for chunk in self.chunks():
-                if self._include_usage:
-                    yield sse_event({"usage": None, **chunk})
-                elif chunk["choices"]:
-                    yield sse_event(chunk)
+                if self._include_usage or chunk["choices"]:
+                    piece = sse_event({"usage": None, **chunk} if self._include_usage else chunk)
+                    self._pieces += 1
+                    self._written += len(piece)
+                    yield piece
         except ApiError as error:
             yield sse_event(error.body)
         yield DONE

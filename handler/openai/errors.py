@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from engine.errors import ContextExceeded, EngineDead, InvalidRequest, PilotlightError, QueueFull
 from engine.request import Finish, FinishReason
 from handler.booting import NotReady
 
 RETRY_AFTER_S = 1
-"""What a client is told to wait when the server is full or not ready."""
+"""What a client is told to wait while the model loads."""
 
 _MOST_CAUSES = 4
+_HEADERS: Final[Mapping[int, dict[str, str]]] = {401: {"WWW-Authenticate": "Bearer"}, 408: {"Connection": "close"}}
 
 
 class ApiError(Exception):
@@ -23,16 +24,20 @@ class ApiError(Exception):
         status: of the HTTP answer.
         kind: OpenAI's `type`.
         param: the field at fault, or None.
+        retry_after: whole seconds after which it is worth another try.
+        headers: lines of the answer beside those that follow from the rest.
     """
 
     def __init__(
         self, status: int, message: str, kind: str, param: str | None = None, code: str | None = None,
-        retry_after: int | None = None,
+        retry_after: int | None = None, headers: Mapping[str, str] | None = None,
     ) -> None:
         # A template may put half a surrogate pair of the user's into its complaint, which no answer could carry.
         message = message.encode(errors="backslashreplace").decode()
         super().__init__(message)
         self.status = status
+        self.code = code
+        self._headers = dict(headers or {})
         self.retry_after = retry_after
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
@@ -40,11 +45,12 @@ class ApiError(Exception):
     def headers(self) -> dict[str, str]:
         """Header lines that belong to the answer."""
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
-        return headers | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
+        return headers | self._headers | _HEADERS.get(self.status, {})
 
     def text(self) -> str:
-        """The error object as JSON text, for where only a string survives."""
-        return json.dumps(self.body["error"], ensure_ascii=False)
+        """The error object, its status and its `retry_after` as JSON text, for where only a string survives."""
+        wait = {} if self.retry_after is None else {"retry_after": self.retry_after}
+        return json.dumps({**self.body["error"], "status": self.status, **wait}, ensure_ascii=False)
 
 
 def bad_request(message: str, param: str | None = None, code: str | None = None) -> ApiError:
@@ -77,7 +83,7 @@ def from_engine(error: PilotlightError) -> ApiError:
         case InvalidRequest():
             return bad_request(message, error.param)
         case QueueFull():
-            return ApiError(429, message, "rate_limit_error", code="queue_full", retry_after=RETRY_AFTER_S)
+            return ApiError(429, message, "rate_limit_error", code="queue_full", retry_after=error.retry_after_s)
         case NotReady():
             return ApiError(503, message, "server_error", code="not_ready", retry_after=RETRY_AFTER_S)
         case EngineDead():

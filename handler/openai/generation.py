@@ -12,6 +12,7 @@ from handler.account import Account
 from handler.merging import merge
 from handler.metrics import Metrics
 from handler.openai.errors import from_finish
+from handler.rate_limits import Reservation
 
 if TYPE_CHECKING:
     from engine.engine import Engine
@@ -28,11 +29,13 @@ class Generation:
     def __init__(
         self, engine: Engine, metrics: Metrics, account: Account, prompts: Sequence[Sequence[int]],
         params: SamplingParams, *, priority: int = 0, salt: bytes = b"", timeout: float | None = None,
+        reservation: Reservation | None = None,
     ) -> None:
         self._engine = engine
         self._metrics = metrics
         self._account = account
         self._params = params
+        self._reservation = reservation or Reservation(None, 0)
         self._open = 0
         self._submissions: list[Submission] = []
         try:
@@ -43,7 +46,13 @@ class Generation:
             self.close()
             raise
         self._open = len(prompts) * params.n
+        self._reservation.spend(sum(map(len, prompts)))
         account.open()
+
+    @property
+    def unread(self) -> int:
+        """Events that wait to be read."""
+        return sum(submission.unread for submission in self._submissions)
 
     async def events(self) -> AsyncGenerator[tuple[int, Event]]:
         """(number of the prompt, event), to the end of the last choice.
@@ -57,6 +66,7 @@ class Generation:
             async for prompt, event in merged:
                 watches[prompt].see(event)
                 self._account.see_tokens(len(event.token_ids))
+                self._reservation.spend(len(event.token_ids))
                 if event.finish is not None:
                     self._open -= 1
                     self._account.see(event.choice, event.finish)
@@ -71,5 +81,6 @@ class Generation:
             if submission.living:
                 self._engine.abort(submission.id)
         self._account.close()
+        self._reservation.settle()
         self._metrics.count_aborted(self._open)
         self._open = 0

@@ -25,6 +25,7 @@ from handler.openai.responses import ModelCard, ModelList
 from handler.openai.sampling import ModelDefaults, chat_params, check_fits, completion_params
 from handler.openai.schema import ChatRequest, CompletionRequest, GenerationRequest
 from handler.openai.writers import ChatWriter, CompletionWriter
+from handler.rate_limits import Reservation
 from handler.restore import RestoreWatch
 from handler.settings import Settings
 
@@ -89,6 +90,7 @@ class OpenAIService:
     ) -> Generation:
         for prompt in prompts:
             check_fits(len(prompt), max_tokens, self.engine.plan.max_model_len)
+        reservation = _reserve(caller, prompts, params)
         start_kind = self._watch.take_start_kind()
         self.metrics.count_start(start_kind)
         asked = Asked(name, start_kind, job=caller.job, tenant=caller.tenant or request.user)
@@ -96,8 +98,12 @@ class OpenAIService:
         return Generation(
             self.engine, self.metrics, account, prompts, params,
             priority=request.priority or 0, salt=cache_salt(caller.api_key, request.cache_salt),
-            timeout=self._settings.request_timeout,
+            timeout=self._timeout_s(caller), reservation=reservation,
         )
+
+    def _timeout_s(self, caller: Caller) -> float | None:
+        bounds = (self._settings.request_timeout, caller.remaining_s)
+        return min((bound for bound in bounds if bound is not None), default=None)
 
     def _encode_chat(self, request: ChatRequest) -> list[int]:
         # The template has written its own special tokens.
@@ -147,6 +153,17 @@ class OpenAIService:
             id=self.model_name, object="model", created=self._created, owned_by="pilotlight",
             max_model_len=self.engine.plan.max_model_len,
         )
+
+
+def _reserve(caller: Caller, prompts: Sequence[Sequence[int]], params: SamplingParams) -> Reservation | None:
+    """Set aside what the request may use: its prompts, and of each choice the length that is asked for.
+
+    A length that nobody named would be the rest of the context, which hardly any answer fills; what such an answer
+    comes to is taken at its end.
+    """
+    if caller.allowance is None:
+        return None
+    return caller.allowance.reserve(sum(len(prompt) + params.n * (params.max_tokens or 0) for prompt in prompts))
 
 
 def _template_variables(request: ChatRequest) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def test_a_plan_reads_as_lines() -> None:
         "weights    5.0 MiB",
         "KV cache   3.0 MiB: 512 pages of 16 tokens, 8192 tokens in all",
         "context    2048 tokens a request",
-        "step       up to 512 tokens of 256 requests; 1024 may wait",
+        "step       up to 512 tokens of 256 requests; 1024 may wait, with prompts of 65536 tokens in all",
     ]
 
 

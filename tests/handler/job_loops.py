@@ -1,6 +1,7 @@
 """What the worker's two loops do in the same situations: `python -m tests.handler.job_loops` prints a table of it.
 
-Each scenario runs against a control plane and a worker of its own or a shared one, and gives what was seen.
+Each scenario runs against a control plane and a worker of its own or a shared one, and gives what was seen. The control
+plane is that of these tests, or with `--local` that of `pilotlight up`.
 """
 
 from __future__ import annotations
@@ -214,15 +215,15 @@ ENDING: Final[Mapping[str, Callable[[ControlPlane, Process], Found]]] = MappingP
 """Scenarios that want a worker of their own."""
 
 
-def observe(loop: Loop) -> dict[str, Found]:
+def observe(loop: Loop, make_plane: Callable[..., ControlPlane] = ControlPlane) -> dict[str, Found]:
     """Everything that this loop does."""
     found = {}
-    with ControlPlane().listening() as plane, worker(plane, loop):
+    with make_plane().listening() as plane, worker(plane, loop):
         for name, scenario in LASTING.items():
             found[name] = scenario(plane)
             print(loop, name, found[name], file=sys.stderr)
     for name, ending in ENDING.items():
-        with ControlPlane(poll_s=4.0).listening() as plane, worker(plane, loop) as process:
+        with make_plane(poll_s=4.0).listening() as plane, worker(plane, loop) as process:
             found[name] = ending(plane, process)
             print(loop, name, found[name], file=sys.stderr)
     return found
@@ -230,8 +231,11 @@ def observe(loop: Loop) -> dict[str, Found]:
 
 def main() -> None:
     """Print what the loops do, all or those that are named, as a Markdown table."""
-    loops = [loop for loop in LOOPS if loop in (sys.argv[1:] or LOOPS)]
-    found = {loop: observe(loop) for loop in loops}
+    from tests.local.conforming import LocalPlane
+
+    named = set(sys.argv[1:]) - {"--local"}
+    loops = [loop for loop in LOOPS if loop in (named or LOOPS)]
+    found = {loop: observe(loop, LocalPlane if "--local" in sys.argv else ControlPlane) for loop in loops}
     print("| what happens | " + " | ".join(loops) + " |")
     print("|---|" + "---|" * len(loops))
     for name in found[loops[0]]:

@@ -69,6 +69,18 @@ def test_a_second_signal_waits_for_no_job(plane: ControlPlane) -> None:
         assert time.monotonic() - began < 5
 
 
+def test_one_that_is_told_to_end_while_it_boots_ends_at_once(plane: ControlPlane, tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    environment = {**plane.environment(), "PILOTLIGHT_JOB_LOOP": "native", "PILOTLIGHT_JOURNAL": str(journal)}
+    plane.put("never begun", COUNT)
+    with running(Process, "-m", "handler", environment=environment) as process:
+        assert eventually(lambda: any(journal.glob("*")), 20)
+        time.sleep(0.2)  # The journal is made a moment before the signals' handler.
+        assert process.stop() == 0
+        assert "Traceback" not in process.output
+    assert plane.asked("take") == []
+
+
 def test_a_model_that_cannot_be_booted_is_reported(plane: ControlPlane) -> None:
     environment = plane.environment() | {"MODEL_NAME": "/nowhere/at/all", "PILOTLIGHT_JOB_LOOP": "native"}
     with running(Process, "-m", "handler", environment=environment) as process:

@@ -35,6 +35,12 @@ for number in range(10000):
     print(number, flush=True)
     time.sleep(0.01)
 """
+WRITING = """
+import signal, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(print('it ends', flush=True)))
+print('zero\\nfirst\\nsecond\\nthird', flush=True)
+signal.pause()
+"""
 
 
 @dataclass

@@ -17,6 +17,7 @@ from handler.local.addresses import worker_environment
 from handler.local.app import make_app, open_queue
 from handler.local.contracts import WorkerCounts
 from handler.local.faults import Faults
+from handler.local.listening import server_config
 from handler.local.parts import EndpointSettings
 from handler.local.queue import JobQueue
 from tests.handler.processes import eventually, free_port
@@ -60,7 +61,7 @@ class LocalEndpoint:
         self.queue: JobQueue
         self.faults: Faults
         self._folder = folder
-        self._settings = settings or EndpointSettings(poll_s=2)
+        self._settings = settings or EndpointSettings(poll_s=1)
         self._server: uvicorn.Server
         self._loop: asyncio.AbstractEventLoop
 
@@ -82,6 +83,10 @@ class LocalEndpoint:
 
         return asyncio.run_coroutine_threadsafe(acted(), self._loop).result(10)
 
+    def soon(self, act: Callable[[], object]) -> None:
+        """As `on_loop`, without waiting for it."""
+        self._loop.call_soon_threadsafe(act)
+
     @contextmanager
     def listening(self) -> Iterator[LocalEndpoint]:
         thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
@@ -97,8 +102,9 @@ class LocalEndpoint:
         self._loop = asyncio.get_running_loop()
         async with open_queue(self._folder) as self.queue:
             self.faults = Faults(make_app(self.queue, self.crew, self._settings))
-            config = uvicorn.Config(self.faults, port=self.port, log_level="warning", timeout_graceful_shutdown=1)
-            self._server = uvicorn.Server(config)
+            self._server = uvicorn.Server(
+                server_config(self.faults, port=self.port, log_level="warning", timeout_graceful_shutdown=1)
+            )
             await self._server.serve()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import uvicorn
 
 from handler.local.app import make_app, open_queue
+from handler.local.listening import server_config
 from handler.local.parts import EndpointSettings
 from tests.local.endpoint import HandMadeCrew
 
@@ -17,7 +18,7 @@ async def serve(port: int, folder: Path) -> None:
     """Serve until killed."""
     async with open_queue(folder) as queue:
         app = make_app(queue, HandMadeCrew(), EndpointSettings(rate_limits=False, poll_s=1))
-        await uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning")).serve()
+        await uvicorn.Server(server_config(app, port=port, log_level="warning")).serve()
 
 
 if __name__ == "__main__":

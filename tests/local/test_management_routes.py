@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -25,22 +26,25 @@ from handler.local.parts import EndpointSettings, Parts
 from handler.local.quota import Quota
 from handler.local.scaler import Scaling
 from handler.local.usage import BUCKETS, Bucket, beginning, ending, records
-from tests.local.crew import PATIENT, Crew, crew
+from tests.local.crew import PATIENT, WRITING, Crew, becomes, crew
 from tests.local.up_process import up
 
 Test = Callable[[httpx.AsyncClient, Crew], Awaitable[None]]
 
 
-def manage(folder: Path, test: Test, scaling: Scaling | None = None, mode: Mode = "queue") -> None:
+def manage(
+    folder: Path, test: Test, scaling: Scaling | None = None, mode: Mode = "queue", program: str = PATIENT
+) -> None:
     """Run a test with a client of the API, over a real crew."""
 
     async def body() -> None:
-        async with crew(folder, PATIENT, scaling or Scaling(workers_max=0)) as endpoint:
+        async with crew(folder, program, scaling or Scaling(workers_max=0)) as endpoint:
             app = FastAPI()
             app.state.parts = Parts(endpoint.queue, endpoint.workers, EndpointSettings())
             prices = read_prices(SHIPPED)
             app.state.management = Management(
-                endpoint.scaler, endpoint.workers, endpoint.bill, prices, "http://x", "image", mode, "ADA_24"
+                endpoint.queue, endpoint.scaler, endpoint.workers, endpoint.bill, prices, "http://x", "image", mode,
+                "ADA_24",
             )
             app.include_router(management_router(), prefix="/v2")
             transport = httpx.ASGITransport(app)
@@ -80,6 +84,8 @@ def test_patch_changes_what_is_given_and_nothing_else(tmp_path: Path) -> None:
         assert by_count["scaling"] == {"type": "REQUEST_COUNT", "requestCount": 2}
         assert by_count["workers"] == {"min": 0, "max": 7}, "with REQUEST_COUNT there is no idle timeout to set"
         assert (await patched({"flashboot": "FLASHBOOT"}))["flashboot"] == "FLASHBOOT"
+        assert (await patched({"timeout": 30_000}))["timeout"] == 30_000
+        assert endpoint.queue.execution_s == 30
         assert await patched({}) == (await client.get("/serverless/local")).json()
         assert endpoint.scaler.scaling == Scaling("REQUEST_COUNT", 2, 0, 7, 10)
 
@@ -105,6 +111,32 @@ def test_raising_the_least_starts_a_worker_at_once(tmp_path: Path) -> None:
     manage(tmp_path, test)
 
 
+def test_a_workers_log_is_streamed_to_its_end(tmp_path: Path) -> None:
+    async def test(client: httpx.AsyncClient, endpoint: Crew) -> None:
+        worker = await endpoint.started()
+        await becomes(lambda: "first" in worker.tail())
+        asyncio.get_running_loop().call_later(0.3, endpoint.workers.remove, worker.id)
+        path = f"/serverless/local/workers/{worker.id}/logs"
+        answer = await client.get(path, params={"tail": 2, "source": "container"})
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        events = [json.loads(event.removeprefix("data: ")) for event in answer.text.split("\n\n") if event]
+        assert [event["line"] for event in events] == ["second", "third", "it ends"]
+        assert events[0].keys() == {"source", "line", "ts"}
+        assert (await client.get(path)).json()["status"] == 404, "it is gone"
+
+    manage(tmp_path, test, Scaling(workers_min=1), program=WRITING)
+
+
+def test_what_a_log_cannot_tell_is_refused_by_name(tmp_path: Path) -> None:
+    async def test(client: httpx.AsyncClient, endpoint: Crew) -> None:
+        worker = await endpoint.started()
+        for name, value in {"since": "2026-01-01T00:00:00Z", "source": "system", "tail": "5001"}.items():
+            answer = await client.get(f"/serverless/local/workers/{worker.id}/logs", params={name: value})
+            assert (answer.status_code, answer.json()["detail"].startswith(name)) == (400, True)
+
+    manage(tmp_path, test, Scaling(workers_min=1))
+
+
 @pytest.mark.parametrize(
     ("body", "named"),
     [
@@ -119,6 +151,10 @@ def test_raising_the_least_starts_a_worker_at_once(tmp_path: Path) -> None:
         ({"scaling": {"type": "QUEUE_DELAY", "requestCount": 1}}, "scaling.requestCount"),
         ({"scaling": {"type": "REQUEST_COUNT"}, "workers": {"idleTimeout": 9}}, "workers.idleTimeout"),
         ({"flashboot": True}, "flashboot"),
+        ({"timeout": 4999}, "timeout"),
+        ({"timeout": 604_800_001}, "timeout"),
+        ({"timeout": "30s"}, "timeout"),
+        ({"timeout": 30_000, "workers": {"min": 3, "max": 2}}, "workers: at least 3 and at most 2"),
         ({"env": {}}, "env: only a new start"),
         ({"image": "other", "gpu": {}}, "gpu: only a new start"),
         ([], "the body"),
@@ -127,7 +163,7 @@ def test_raising_the_least_starts_a_worker_at_once(tmp_path: Path) -> None:
 )
 def test_what_is_wrong_is_named_and_changes_nothing(tmp_path: Path, body: Any, named: str) -> None:
     async def test(client: httpx.AsyncClient, endpoint: Crew) -> None:
-        before = endpoint.scaler.scaling
+        before = endpoint.scaler.scaling, endpoint.queue.execution_s
         answer = await client.patch("/serverless/local", json=body)
         assert answer.status_code == 400
         assert answer.headers["content-type"] == "application/problem+json"
@@ -135,7 +171,7 @@ def test_what_is_wrong_is_named_and_changes_nothing(tmp_path: Path, body: Any, n
         assert problem.keys() == {"title", "status", "detail", "errors"}
         assert (problem["title"], problem["status"]) == ("Bad Request", 400)
         assert problem["errors"][0].startswith(named)
-        assert endpoint.scaler.scaling == before
+        assert (endpoint.scaler.scaling, endpoint.queue.execution_s) == before
 
     manage(tmp_path, test)
 
@@ -156,6 +192,8 @@ def test_a_load_balanced_endpoint_scales_by_count_alone(tmp_path: Path) -> None:
         assert (shown["type"], shown["requestUrls"]["base"]) == ("LOAD_BALANCER", "http://x")
         answer = await client.patch("/serverless/local", json={"scaling": {"type": "QUEUE_DELAY"}})
         assert answer.status_code == 400
+        refused = await client.patch("/serverless/local", json={"timeout": 30_000})
+        assert refused.json()["detail"].startswith("timeout: a load-balancing endpoint")
         assert (await client.patch("/serverless/local", json={"workers": {"idleTimeout": 9}})).status_code == 200
 
     manage(tmp_path, test, Scaling("REQUEST_COUNT", workers_max=0), "load-balancer")

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
+from fractions import Fraction
 
 import pytest
 from hypothesis import settings
@@ -15,12 +16,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from engine.errors import InvalidRequest
 from handler.local.contracts import QueueCounts
 from handler.local.job import Asked, Job, Policy
-from handler.local.queue import KEPT_JOBS, MOST_ATTEMPTS, JobQueue, NoSuchJob
+from handler.local.queue import MOST_ATTEMPTS, JobQueue, NoSuchJob
 from handler.local.record import Entry
 from handler.local_queue import Status
 
 WORKERS = ["a", "b", "c"]
 EXECUTION_S, TTL_S, KEPT_S = 50.0, 400.0, 100.0
+FEW_ATTEMPTS = 2
+"""Few enough that a walk by chance comes to the last one."""
 
 
 class Memory:
@@ -57,6 +60,7 @@ class AnyLife(RuleBasedStateMachine):
         super().__init__()
         self.time, self.record = Time(), Memory()
         self.queue = JobQueue(self.record, clock=self.time)
+        self.queue.most_attempts = FEW_ATTEMPTS
         self.ids: list[str] = []
         self.waiting: list[tuple[bool, int, str]] = []
         self.holder: dict[str, str] = {}
@@ -149,7 +153,7 @@ class AnyLife(RuleBasedStateMachine):
             self.queue.retire(worker)
             return
         lost = [job_id for job_id, owner in self.holder.items() if owner == worker]
-        too_often = {job_id for job_id in lost if self.queue.get(job_id).attempts == MOST_ATTEMPTS}
+        too_often = {job_id for job_id in lost if self.queue.get(job_id).blame + Fraction(1, len(lost)) >= FEW_ATTEMPTS}
         self.queue.worker_lost(worker)
         for job_id in lost:
             self.holder.pop(job_id)
@@ -175,6 +179,7 @@ class AnyLife(RuleBasedStateMachine):
     def restart(self) -> None:
         before = {job.id: (job.view(), job.chunks) for job in self.queue.jobs() if job.is_final}
         self.queue = JobQueue(self.record, clock=self.time)
+        self.queue.most_attempts = FEW_ATTEMPTS
         self.queue.replay(list(self.record.entries))
         self.retired.clear()
         after = {job.id: (job.view(), job.chunks) for job in self.queue.jobs() if job.is_final}
@@ -242,7 +247,7 @@ def test_a_retired_workers_poll_ends_and_its_job_goes_to_the_next() -> None:
         await asyncio.sleep(0)
         job = queue.submit(Asked(1))
         queue.retire("a")
-        assert [await first, await asyncio.wait_for(second, 2)] == [[], [job]]
+        assert [await asyncio.wait_for(poll, 2) for poll in (first, second)] == [[], [job]]
 
     run(test)
 
@@ -288,13 +293,19 @@ def test_time_limits_stop_the_job() -> None:
         queue = JobQueue(clock=time)
         job = queue.submit(Asked(1, Policy(execution_s=5, ttl_s=100)))
         queue.take_now("a", 1)
-        time.now += 5
+        time.now += 4
+        queue.expire()
+        assert not job.is_final
+        time.now += 1
         queue.expire()
         assert job.status is Status.TIMED_OUT
         assert job.view()["executionTime"] == 5000
         assert await queue.stops("a", 0) == [job.id]
         old = queue.submit(Asked(1, Policy(ttl_s=10)))
-        time.now += 10
+        time.now += 9
+        queue.expire()
+        assert not old.is_final
+        time.now += 1
         queue.expire()
         assert old.status is Status.TIMED_OUT
         with pytest.raises(NoSuchJob):
@@ -315,6 +326,16 @@ def test_a_job_that_loses_worker_after_worker_fails() -> None:
     assert queue.counts() == QueueCounts(failed=1, retried=MOST_ATTEMPTS - 1)
 
 
+def test_a_loss_counts_against_all_jobs_of_the_worker_in_equal_shares() -> None:
+    queue = JobQueue()
+    jobs = [queue.submit(Asked(number)) for number in range(4)]
+    for number in range(4 * MOST_ATTEMPTS):
+        assert {job.status for job in jobs} == {Status.IN_QUEUE}
+        queue.take_now(f"worker {number}", 4)
+        queue.worker_lost(f"worker {number}")
+    assert {job.status for job in jobs} == {Status.FAILED}
+
+
 def test_a_job_that_does_not_reach_its_worker_has_not_been_tried() -> None:
     queue = JobQueue()
     job = queue.submit(Asked(1))
@@ -324,6 +345,34 @@ def test_a_job_that_does_not_reach_its_worker_has_not_been_tried() -> None:
     queue.worker_lost("a")
     assert job.status is Status.IN_QUEUE
     assert queue.counts().retried == 1
+
+
+def test_a_retried_job_begins_anew_behind_all_others() -> None:
+    time = Time()
+    queue = JobQueue(clock=time)
+    first, second = queue.submit(Asked(1)), queue.submit(Asked(2))
+    queue.take_now("a", 1)
+    queue.finish(first.id, "a", error="broken")
+    time.now += 7
+    assert queue.retry(first.id) is first
+    assert queue.take_now("b", 9) == [second, first]
+    assert (first.attempts, first.view()["delayTime"]) == (1, 0)
+    assert queue.counts() == QueueCounts(in_progress=2, failed=1, retried=1)
+
+
+def test_a_record_that_wants_it_is_written_anew_with_the_jobs_that_are_left() -> None:
+    record = Memory()
+    queue = JobQueue(record)
+    waiting, ended, forgotten = (queue.submit(Asked(number, kept_s=number)) for number in range(3))
+    queue.cancel(ended.id)
+    queue.tell(ended)
+    queue.cancel(forgotten.id)
+    record.wants_rewriting = lambda: True  # type: ignore[method-assign]
+    queue.keep(forgotten.id, -1)
+    queue.expire()
+    assert [(entry["kind"], entry["job"]) for entry in record.entries] == [
+        ("submission", waiting.id), ("submission", ended.id), ("ending", ended.id), ("told", ended.id)
+    ]
 
 
 def test_what_a_lost_worker_streamed_is_not_told_twice() -> None:
@@ -336,7 +385,88 @@ def test_what_a_lost_worker_streamed_is_not_told_twice() -> None:
     queue.stream(job.id, "b", "whole")
     assert job.collect()["stream"] == [{"output": "whole"}]
     with pytest.raises(NoSuchJob, match="is not with worker a"):
-        queue.finish(job.id, "a", "from the dead")
+        queue.stream(job.id, "a", "from the dead")
+
+
+def test_a_reader_sees_that_a_stream_has_begun_anew() -> None:
+    queue = JobQueue()
+    job = queue.submit(Asked(1))
+    queue.take_now("a", 1)
+    queue.stream(job.id, "a", "half")
+    assert job.collect() == {"id": job.id, "status": "IN_PROGRESS", "stream": [{"output": "half"}]}
+    queue.worker_lost("a")
+    assert job.collect()["stream"] == []
+    queue.take_now("b", 1)
+    queue.stream(job.id, "b", "whole")
+    assert job.collect() == {
+        "id": job.id, "status": "IN_PROGRESS", "stream": [{"output": "whole"}], "attempt": 2
+    }
+
+
+def test_what_a_worker_that_lost_its_job_says_of_its_end_is_ignored() -> None:
+    queue = JobQueue()
+    job = queue.submit(Asked(1))
+    queue.take_now("a", 1)
+    queue.worker_lost("a")
+    queue.finish(job.id, "a", "while it waits")
+    assert job.status is Status.IN_QUEUE
+    queue.take_now("b", 1)
+    queue.finish(job.id, "a", "while another has it")
+    queue.progress(job.id, "a", "half")
+    assert (job.status, job.worker_id) == (Status.IN_PROGRESS, "b")
+    queue.finish(job.id, "b", "right")
+    view = job.view()
+    queue.finish(job.id, "a", "after the end")
+    queue.finish(job.id, "b", "again")
+    assert job.view() == view
+    assert view["output"] == "right"
+    assert queue.counts() == QueueCounts(completed=1, retried=1)
+    with pytest.raises(NoSuchJob):
+        queue.finish(job.id, "c", "from one that never had it")
+
+
+def test_a_retried_job_is_not_forgotten_for_what_ends_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("handler.local.queue.KEPT_JOBS", 2)
+    queue = JobQueue()
+    job = queue.submit(Asked(1))
+    queue.take_now("a", 1)
+    queue.finish(job.id, "a", error="broken")
+    queue.retry(job.id)
+    for number in range(3):
+        queue.cancel(queue.submit(Asked(number)).id)
+    assert queue.get(job.id) is job
+
+
+def test_a_lost_worker_has_nothing_to_stop() -> None:
+    async def test(queue: JobQueue) -> None:
+        job = queue.submit(Asked(1))
+        queue.take_now("a", 1)
+        queue.cancel(job.id)
+        queue.worker_lost("a")
+        assert await queue.stops("a", 0) == []
+
+    run(test)
+
+
+def test_whoever_waits_for_a_change_is_told_of_each() -> None:
+    queue = JobQueue()
+
+    def has_changed() -> bool:
+        try:
+            return queue.changed.is_set()
+        finally:
+            queue.changed.clear()
+
+    job = queue.submit(Asked(1))
+    assert has_changed()
+    queue.take_now("a", 1)
+    assert has_changed()
+    queue.stream(job.id, "a", "a piece")
+    assert not has_changed()
+    queue.worker_lost("a")
+    assert has_changed()
+    queue.cancel(job.id)
+    assert has_changed()
 
 
 def test_low_priority_calls_for_no_worker() -> None:
@@ -350,7 +480,8 @@ def test_low_priority_calls_for_no_worker() -> None:
     assert queue.oldest_wait_s() == 3
 
 
-def test_results_are_kept_for_a_while_and_not_too_many() -> None:
+def test_results_are_kept_for_a_while_and_not_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("handler.local.queue.KEPT_JOBS", 50)
     time = Time()
     queue = JobQueue(clock=time)
     first = queue.submit(Asked(1, kept_s=60))
@@ -364,6 +495,6 @@ def test_results_are_kept_for_a_while_and_not_too_many() -> None:
     time.now += 1
     queue.expire()
     assert not queue.knows(first.id)
-    ids = [queue.submit(Asked(number)).id for number in range(KEPT_JOBS + 2)]
+    ids = [queue.submit(Asked(number)).id for number in range(50 + 2)]
     queue.purge()
     assert [queue.knows(job_id) for job_id in ids[:3]] == [False, False, True]

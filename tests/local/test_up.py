@@ -89,6 +89,23 @@ def test_ctrl_c_lets_the_running_job_end_and_keeps_what_waits() -> None:
         assert charge["why"] == "the endpoint ends"
 
 
+@pytest.mark.parametrize("loop", ["sdk", "native"])
+def test_a_worker_that_is_told_to_end_amid_its_work_loses_nothing(loop: str) -> None:
+    with up("--workers-min", "1", "--workers-max", "1", "--job-loop", loop, "--grace", "10") as endpoint:
+        endpoint.await_workers(idle=1)
+        jobs = [endpoint.post("/v2/local/run", {"input": LONG})["id"] for _ in range(12)]
+        endpoint.await_workers(running=1)
+        first = endpoint.pids()[0]
+        os.kill(first, signal.SIGTERM)
+        assert eventually(lambda: "ended with status 0" in endpoint.output)
+        for job in jobs:
+            assert eventually(lambda: endpoint.get(f"/v2/local/status/{job}")["status"] == "COMPLETED")  # noqa: B023
+        assert endpoint.stop(signal.SIGTERM) == 0
+        assert "is killed" not in endpoint.output
+        assert endpoint.ledger()["requests"] >= len(jobs)
+        assert endpoint.ledger()["unclosed_epochs"] == 0, "both lives' books are closed"
+
+
 def test_a_second_ctrl_c_does_not_wait() -> None:
     with up("--grace", "60") as endpoint:
         endpoint.post("/v2/local/run", {"input": {**LONG, "sampling_params": {"max_tokens": 1900, "ignore_eos": True}}})
@@ -194,6 +211,12 @@ def test_with_a_key_only_those_who_show_it_are_answered() -> None:
                 for key in ("one", "two", "three")
             ]
             assert statuses == [200, 200, 401]
+
+
+@pytest.mark.parametrize(("arguments", "statuses"), [((), [200, 200, 429]), (("--no-rate-limits",), [200, 200, 200])])
+def test_rate_limits_hold_unless_they_are_switched_off(arguments: tuple[str, ...], statuses: list[int]) -> None:
+    with up("--workers-max", "0", *arguments) as endpoint, endpoint.client() as client:
+        assert [client.post("/v2/local/purge-queue").status_code for _ in statuses] == statuses
 
 
 @pytest.mark.parametrize(

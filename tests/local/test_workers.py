@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from handler.local import workers
 from handler.local.job import Asked, Job
-from handler.local.runtime import CannotStart
+from handler.local.runtime import CannotStart, describe
 from handler.local.scaler import Scaling
 from handler.local.worker import Worker, WorkerState
-from handler.local.workers import describe
 from handler.local_queue import Status
 from tests.local.crew import COUNTING, FAILING, PATIENT, STUBBORN, Crew, becomes, crew, run
 from tests.local.up_process import runs
@@ -198,7 +198,9 @@ def test_those_that_are_thawed_together_are_several(tmp_path: Path) -> None:
     run(test())
 
 
-def test_a_frozen_worker_gets_no_job_and_is_not_missed(tmp_path: Path) -> None:
+def test_a_frozen_worker_gets_no_job_and_is_not_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "MISSED_PINGS", 2)
+
     async def test() -> None:
         async with crew(tmp_path, PATIENT, flashboot=True, ping_s=1) as endpoint:
             job = await given_a_job(endpoint)
@@ -207,7 +209,7 @@ def test_a_frozen_worker_gets_no_job_and_is_not_missed(tmp_path: Path) -> None:
             endpoint.queue.finish(job.id, worker.id, "done")
             await endpoint.is_in(WorkerState.FROZEN)
             assert await endpoint.queue.take(worker.id, 1, 0.1) == []
-            await asyncio.sleep(3.5)
+            await asyncio.sleep(2.5)
             assert worker.state is WorkerState.FROZEN, "its pings are not expected"
 
     run(test())
@@ -248,11 +250,13 @@ def test_a_worker_that_stops_pinging_is_killed_and_its_job_goes_back(tmp_path: P
     run(test())
 
 
-def test_one_that_never_pinged_is_not_missed(tmp_path: Path) -> None:
+def test_one_that_never_pinged_is_not_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "MISSED_PINGS", 1)
+
     async def test() -> None:
         async with crew(tmp_path, PATIENT, ping_s=1) as endpoint:
             job = await given_a_job(endpoint)
-            await asyncio.sleep(3.5)
+            await asyncio.sleep(1.5)
             assert job.status is Status.IN_PROGRESS
 
     run(test())

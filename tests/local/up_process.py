@@ -55,11 +55,14 @@ class Up(Server):
         lines = [json.loads(line) for line in (self.state / "bill.jsonl").read_text().splitlines()]
         return [line for line in lines if line["event"] == "stop"]
 
+    def ledger(self) -> Any:
+        """What the workers' own books say, as `pilotlight bill report` does."""
+        command = [sys.executable, "-m", "pilotlight", "bill", "report", "--json", "--from", str(self.state / "ledger")]
+        return json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+
     def ledger_s(self) -> float:
         """Billed seconds by the workers' own books."""
-        command = [sys.executable, "-m", "pilotlight", "bill", "report", "--json", "--from", str(self.state / "ledger")]
-        report = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-        return float(json.loads(report)["seconds"]["total"])
+        return float(self.ledger()["seconds"]["total"])
 
 
 @contextmanager

@@ -1,0 +1,70 @@
+"""The keys that may call, as a file says: TOML, a table a key."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from engine.errors import InvalidConfig
+from handler.api_keys import ApiKey, check_distinct, digest_of
+from handler.rate_limits import Limits
+
+
+class _Entry(BaseModel):
+    """`key` or, for a file that gives none away, `sha256`; and what the key may ask for in a minute."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    key: Annotated[str, Field(pattern="^[!-~]+$")] | None = None
+    sha256: Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")] | None = None
+    requests_per_minute: Annotated[int, Field(ge=1)] | None = None
+    tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.key is None) == (self.sha256 is None):
+            raise ValueError("needs either key or sha256")
+        return self
+
+    def named(self, name: str) -> ApiKey:
+        digest = bytes.fromhex(self.sha256) if self.sha256 is not None else digest_of(self.key or "")
+        return ApiKey(name, digest, Limits(self.requests_per_minute, self.tokens_per_minute))
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    keys: dict[Annotated[str, Field(pattern="^[A-Za-z0-9_.@-]{1,64}$")], _Entry] = Field(min_length=1)
+
+
+def parse_keys(content: bytes) -> tuple[ApiKey, ...]:
+    """The keys of a file.
+
+    Raises:
+        InvalidConfig: one line that names the fault and shows no key. No key at all is a fault: it would lock everybody
+            out, and to let everybody in instead would be worse.
+    """
+    try:
+        entries = _File.model_validate(_parse(content)).keys
+    except ValidationError as error:
+        raise InvalidConfig(f"api_keys_file: {_describe(error)}") from None
+    keys = tuple(entry.named(name) for name, entry in entries.items())
+    check_distinct(keys)
+    return keys
+
+
+def _parse(content: bytes) -> dict[str, Any]:
+    try:
+        return tomllib.loads(content.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        fault = "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+        raise InvalidConfig(f"api_keys_file: not TOML: {fault}") from None
+
+
+def _describe(error: ValidationError) -> str:
+    """The first fault and where it is; never the value, which may be a key."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"] if part != "[key]")
+    return f"{where}: {first['msg'].removeprefix('Value error, ')}"

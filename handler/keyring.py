@@ -1,0 +1,99 @@
+"""Which caller a shown key makes known, from a setting and from a file that may change at any time."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from engine.errors import InvalidConfig
+from handler.api_keys import ApiKey, check_distinct, digest_of, keys_of_setting
+
+LOOK_S: Final = 1.0
+"""The file is looked at when a key is asked for, at most this often: a key that was taken out is out a second later."""
+
+_log = logging.getLogger("pilotlight.keys")
+
+
+class Keyring:
+    """All keys that may call. A file that cannot be used leaves those it held before.
+
+    It is read whole at each look, some microseconds for as many keys as a person writes, since its times and size need
+    not change with what is in it.
+
+    Args:
+        setting: keys that never change.
+        file: more keys, or None.
+
+    Raises:
+        InvalidConfig: the file cannot be used now, at the start.
+    """
+
+    def __init__(
+        self, setting: Sequence[str], file: Path | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._file = file
+        self._clock = clock
+        self._setting = keys_of_setting(setting)
+        self._looked = clock()
+        self._content = None if file is None else _read(file)
+        self._trouble: str | None = None
+        self._keys = self._setting if self._content is None else self._all(self._content)
+
+    @property
+    def needed(self) -> bool:
+        """Whether a caller must show a key at all."""
+        return bool(self._keys)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the file's newest content is not in use; None while it is."""
+        self._look()
+        return self._trouble
+
+    def find(self, shown: str) -> ApiKey | None:
+        """The key that was shown; None when it is none of ours."""
+        self._look()
+        digest = digest_of(shown)
+        # Every key is compared, each in constant time, so that the time taken tells nothing about any.
+        matches = [key for key in self._keys if hmac.compare_digest(key.digest, digest)]
+        return matches[0] if matches else None
+
+    def _look(self) -> None:
+        now = self._clock()
+        if self._file is None or now - self._looked < LOOK_S:
+            return
+        self._looked = now
+        try:
+            self._take(_read(self._file))
+        except InvalidConfig as error:
+            self._complain(str(error))
+
+    def _take(self, content: bytes) -> None:
+        if content == self._content and self._trouble is None:
+            return
+        self._keys = self._all(content)
+        self._content, self._trouble = content, None
+        _log.info("the API keys were read anew: %d may call", len(self._keys))
+
+    def _complain(self, trouble: str) -> None:
+        if trouble != self._trouble:
+            _log.error("%s; the keys from before stay in use", trouble)
+        self._trouble = trouble
+
+    def _all(self, content: bytes) -> tuple[ApiKey, ...]:
+        from handler.key_file import parse_keys  # Here, because most starts have no file to read.
+
+        keys = (*self._setting, *parse_keys(content))
+        check_distinct(keys)
+        return keys
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise InvalidConfig(f"api_keys_file: cannot read {file}: {error.strerror}") from error
