@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, Final
 
 from fastapi import FastAPI, Request
@@ -50,9 +51,9 @@ async def read_json(request: Request, most_bytes: int, status: int = 413) -> Any
 
 
 def parse_json(text: bytes) -> Any:
-    """What the JSON text says; raises `ApiError` 400 where it is none. NaN and infinity are none."""
+    """What the JSON text says; raises `ApiError` 400 where it is none. NaN, infinity and what is as large are none."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise bad_request(f"the body is not valid JSON: {error}") from None
 
@@ -96,3 +97,9 @@ def _as_api_error(request: Request, error: Exception) -> ApiError:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
+
+
+def _finite(figure: str) -> float:
+    if math.isinf(value := float(figure)):
+        raise ValueError(f"{figure[:40]} is too large a number")
+    return value
