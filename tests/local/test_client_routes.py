@@ -147,7 +147,9 @@ def test_errors_are_text(http: httpx.Client, path: str, body: object, status: in
     assert names in answer.json()["error"]
 
 
-@pytest.mark.parametrize("text", ["", "{", "NaN", '{"input": 1e999}', '{"input": NaN}', "[" * 100_000, '{"input": ' + "9" * 5000 + "}"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "NaN", '{"input": 1e999}', '{"input": NaN}', "[" * 100_000, '{"input": ' + "9" * 5000 + "}"]
+)
 def test_what_is_no_json_is_refused(http: httpx.Client, text: str) -> None:
     answer = http.post("/run", content=text)
     assert answer.status_code == 400
