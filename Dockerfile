@@ -9,8 +9,9 @@ COPY pyproject.toml /
 # it, for which duckdb would be 68 MB.
 RUN mkdir /requirements && python3 -c "import tomllib; \
     project = tomllib.load(open('/pyproject.toml', 'rb'))['project']; \
-    needs = [need for need in project['dependencies'] if not need.startswith('duckdb')]; \
+    needs = [need for need in project['dependencies'] if not need.startswith(('duckdb', 'numpy'))]; \
     open('/requirements/base.txt', 'w').write('\n'.join(needs)); \
+    open('/requirements/warmer.txt', 'w').write('\n'.join(project['optional-dependencies']['warmer'])); \
     open('/requirements/gpu.txt', 'w').write('\n'.join(project['optional-dependencies']['gpu']))"
 COPY constraints.txt /requirements/
 
@@ -72,6 +73,40 @@ RUN --mount=type=secret,id=HF_TOKEN --mount=type=cache,target=/root/.cache/huggi
     && mv "/baked/$MODEL/model.safetensors" "/weights/$MODEL" \
     && mv /opt/pilotlight/engine/demo /demo/engine \
     && find /weights /baked /demo /opt/pilotlight -exec touch --no-dereference --date @0 {} +
+
+
+# What keeps an endpoint warm: `docker build --target warmer`. It needs no torch, and reads the ledger without duckdb.
+FROM ${BASE} AS warmer-foundation
+RUN --mount=type=bind,from=requirements,source=/requirements,target=/requirements \
+    --mount=type=cache,target=/root/.cache/pip \
+    python3 -m venv --without-pip /opt/venv \
+    && cd /requirements \
+    && python3 -m pip --python /opt/venv/bin/python install --no-compile -c constraints.txt -r warmer.txt \
+    && cd /opt/venv/lib/python3*/site-packages \
+    && echo /opt/pilotlight > pilotlight.pth \
+    && rm -rf numpy/*/tests numpy/tests \
+    && find botocore/data -mindepth 1 -maxdepth 1 -type d ! -name s3 ! -name sso ! -name sts ! -name sso-oidc \
+        -exec rm -r {} + \
+    && useradd --uid 1000 --create-home pilotlight
+COPY pilotlight.py pyproject.toml /opt/pilotlight/
+COPY engine/*.py /opt/pilotlight/engine/
+COPY handler /opt/pilotlight/handler/
+COPY warmup /opt/pilotlight/warmup/
+RUN PYTHONHASHSEED=0 /opt/venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/venv/lib /opt/pilotlight
+
+
+FROM warmer-foundation AS warmer
+ENV PATH=/opt/venv/bin:$PATH \
+    PILOTLIGHT_WARM_METRICS_HOST=0.0.0.0 \
+    PILOTLIGHT_WARM_STATE=/state \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+RUN mkdir /state && chown 1000:1000 /state
+USER 1000:1000
+WORKDIR /home/pilotlight
+VOLUME /state
+ENTRYPOINT ["python", "-m", "pilotlight", "warm"]
+CMD ["run"]
 
 
 FROM foundation AS runtime

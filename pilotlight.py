@@ -42,6 +42,8 @@ from engine.options import (
 from handler.bench_command import app as bench
 from handler.billing.command import app as bill
 from handler.local.command import up
+from warmup.command import app as warm
+from warmup.errors import WarmerError
 
 if TYPE_CHECKING:
     from engine.llm import LLM
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(bench, name="bench")
 app.add_typer(bill, name="bill")
+app.add_typer(warm, name="warm")
 app.command()(up)
 
 
@@ -284,7 +287,7 @@ def main() -> None:
             stream.reconfigure(errors="replace")
     try:
         app()
-    except (PilotlightError, OSError) as error:
+    except (PilotlightError, WarmerError, OSError) as error:
         print(f"pilotlight: {error}", file=sys.stderr)
         _fail()
 

@@ -28,6 +28,9 @@ _LINES_DRAWN_AT_ONCE = 64
 _CACHES_WAITING = 8
 """Prompts that may wait, in fillings of the KV cache: who would wait for eight full houses is better told so."""
 
+_SHORT_PROMPT = 64
+"""Tokens. As many requests as may wait may at least have prompts of this length, however small the cache."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -127,8 +130,12 @@ def make_plan(
         device, dtype, kernels, overlap, threads, weight_bytes, packed_bytes, config.page_size, pages, page_bytes,
         context, config.max_running, budget, config.max_waiting, config.prefix_caching,
         sizes, _clamp_warning(wanted, context),
-        config.max_waiting_tokens or _CACHES_WAITING * pages * config.page_size,
+        config.max_waiting_tokens or _most_waiting_tokens(pages * config.page_size, config.max_waiting),
     )
+
+
+def _most_waiting_tokens(kv_tokens: int, max_waiting: int) -> int:
+    return max(_CACHES_WAITING * kv_tokens, _SHORT_PROMPT * max_waiting)
 
 
 def _graph_sizes(config: EngineConfig, recordable: bool) -> tuple[int, ...]:

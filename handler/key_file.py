@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from engine.errors import InvalidConfig
 from handler.api_keys import ApiKey, check_distinct, digest_of
 from handler.rate_limits import Limits
+from handler.token_bucket import MOST_PER_MINUTE
 
 
 class _Entry(BaseModel):
@@ -19,8 +20,8 @@ class _Entry(BaseModel):
 
     key: Annotated[str, Field(pattern="^[!-~]+$")] | None = None
     sha256: Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")] | None = None
-    requests_per_minute: Annotated[int, Field(ge=1)] | None = None
-    tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
+    requests_per_minute: Annotated[int, Field(ge=1, le=MOST_PER_MINUTE)] | None = None
+    tokens_per_minute: Annotated[int, Field(ge=1, le=MOST_PER_MINUTE)] | None = None
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -58,9 +59,13 @@ def parse_keys(content: bytes) -> tuple[ApiKey, ...]:
 def _parse(content: bytes) -> dict[str, Any]:
     try:
         return tomllib.loads(content.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        fault = "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
-        raise InvalidConfig(f"api_keys_file: not TOML: {fault}") from None
+    except UnicodeDecodeError:
+        fault = "not UTF-8"
+    except RecursionError:
+        fault = "nested too deeply"
+    except ValueError as error:  # TOMLDecodeError is one, and so is what an integer of 5,000 digits raises.
+        fault = str(error)
+    raise InvalidConfig(f"api_keys_file: not TOML: {fault}")
 
 
 def _describe(error: ValidationError) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hmac
 import logging
+import os
+import stat
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -94,6 +96,14 @@ class Keyring:
 
 def _read(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        with open(file, "rb", opener=_at_once) as opened:
+            if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+                raise InvalidConfig(f"api_keys_file: {file} is not a regular file")
+            return opened.read()
     except OSError as error:
         raise InvalidConfig(f"api_keys_file: cannot read {file}: {error.strerror}") from error
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open without waiting: a pipe that nobody writes to would hold up every request."""
+    return os.open(path, flags | os.O_NONBLOCK)

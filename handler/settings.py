@@ -15,6 +15,7 @@ from engine.config import Device, DType, EngineConfig, Quantization
 from engine.errors import InvalidConfig
 from handler.billing.default_ledger import OFF
 from handler.billing.price import PriceKind
+from handler.token_bucket import MOST_PER_MINUTE
 
 UNSUPPORTED_VARIABLES = (
     "CUSTOM_CHAT_TEMPLATE", "ENABLE_LORA", "HF_OVERRIDES", "LORA_MODULES", "OVERRIDE_GENERATION_CONFIG",
@@ -105,8 +106,12 @@ class Settings(BaseSettings):
     health_path: str = Field("/ping", pattern="^/", validation_alias=_variable("HEALTH_PATH", "HEALTH_CHECK_PATH"))
     api_key: SecretStr | None = Field(None, validation_alias=_variable("API_KEY"))
     api_keys_file: Path | None = Field(None, validation_alias=_variable("API_KEYS_FILE"))
-    requests_per_minute: int | None = Field(None, ge=1, validation_alias=_variable("REQUESTS_PER_MINUTE"))
-    tokens_per_minute: int | None = Field(None, ge=1, validation_alias=_variable("TOKENS_PER_MINUTE"))
+    requests_per_minute: int | None = Field(
+        None, ge=1, le=MOST_PER_MINUTE, validation_alias=_variable("REQUESTS_PER_MINUTE")
+    )
+    tokens_per_minute: int | None = Field(
+        None, ge=1, le=MOST_PER_MINUTE, validation_alias=_variable("TOKENS_PER_MINUTE")
+    )
     max_concurrency: int = Field(30, ge=1, validation_alias=_variable("MAX_CONCURRENCY", "MAX_CONCURRENCY"))
     max_choices: int = Field(128, ge=1, validation_alias=_variable("MAX_CHOICES"))
     max_body: ByteSize = Field(ByteSize(10_000_000), gt=0, validation_alias=_variable("MAX_BODY"))

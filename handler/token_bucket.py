@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Final
 
 MINUTE_S: Final = 60.0
+MOST_PER_MINUTE: Final = 10**12
+"""More limits nothing, and is not counted exactly in floats for ever."""
 
 
 class TokenBucket:

@@ -112,10 +112,11 @@ def test_the_command_table_is_whole() -> None:
     from handler.bench_command import app as bench
     from handler.billing.command import app as bill
     from pilotlight import app
+    from warmup.command import app as warm
 
     table = {line.split("`")[1] for line in PAGES[0].read_text().splitlines() if line.startswith("| `pilotlight")}
     named = {" ".join(re.findall(r"^pilotlight|(?<= )[a-z]+(?= |$)", row)) for row in table}
-    groups = {"": app, "bench ": bench, "bill ": bill}
+    groups = {"": app, "bench ": bench, "bill ": bill, "warm ": warm}
     assert named == {
         f"pilotlight {group}{info.callback.__name__}"
         for group, commands in groups.items() for info in commands.registered_commands if info.callback

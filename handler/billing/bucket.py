@@ -91,6 +91,45 @@ class BucketStore:
         except Exception as error:
             raise self._trouble(error, "read") from None
 
+    def read(self, key: str) -> tuple[bytes, str] | None:
+        """An object's bytes and its tag, which changes with it; None where there is no such object.
+
+        Raises:
+            StoreTrouble: as for `put`.
+        """
+        try:
+            answer = self._client.get_object(**self._object(key))
+            return answer["Body"].read(), answer["ETag"]
+        except Exception as error:
+            if isinstance(error, _client_error()) and _status(error) == 404 and _code(error) != "NoSuchBucket":
+                return None
+            raise self._trouble(error, "read") from None
+
+    def replace(self, key: str, body: bytes, tag: str | None) -> str | None:
+        """Write an object that still has this tag, or is not there (None); gives the new tag, or None if it changed.
+
+        Raises:
+            StoreTrouble: as for `put`; `refused` where the server takes no such condition.
+        """
+        condition = {"IfNoneMatch": "*"} if tag is None else {"IfMatch": tag}
+        try:
+            return str(self._client.put_object(**self._object(key), Body=body, **condition)["ETag"])
+        except Exception as error:
+            if isinstance(error, _client_error()) and _status(error) in (404, 409, 412):
+                return None
+            raise self._trouble(error, "write") from None
+
+    def overwrite(self, key: str, body: bytes) -> str:
+        """Write an object, whatever is there; gives its tag.
+
+        Raises:
+            StoreTrouble: as for `put`.
+        """
+        try:
+            return str(self._client.put_object(**self._object(key), Body=body)["ETag"])
+        except Exception as error:
+            raise self._trouble(error, "write") from None
+
     def renew(self) -> None:
         """Connect anew with the next call; calls under way end as they can."""
         with self._lock:

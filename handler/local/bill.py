@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -17,7 +19,9 @@ from handler.billing.price import plain
 from handler.epochs import Moment
 
 LOST: Final = "the endpoint was killed"
-"""Why a charge ends that nobody ended: it is reckoned to the last line before."""
+"""Why a charge ends that nobody ended: it is reckoned to when it was last seen to run."""
+
+_log = logging.getLogger("pilotlight.local")
 
 
 class DamagedBill(PilotlightError):
@@ -88,7 +92,8 @@ class Bill:
     """The charges of an endpoint, in a file of JSON lines that outlives it.
 
     A `start` line is written when a stretch begins and a `stop` line with its charge when it ends, so that the file
-    tells what was running when the endpoint was killed.
+    tells what was running when the endpoint was killed, and a file beside it until when. A disk that takes no lines
+    stops nobody: they are kept, and written when it does.
 
     Args:
         path: where it stands; made if there is none.
@@ -101,10 +106,13 @@ class Bill:
     def __init__(self, path: Path, price: Decimal | None = None) -> None:
         self.price = None if price is None else format(price, "f")
         self._running: dict[str, Moment] = {}
+        self._unwritten = bytearray()
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._seen = path.with_suffix(".seen")
         found = _read(path)
+        found.last = max(found.last, _read_seen(self._seen))
         self._charges = found.charges
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("ab", buffering=0)
         for charge in found.unfinished():
             self._book(charge)
         self._earlier = len(self._charges)
@@ -129,8 +137,16 @@ class Bill:
         """What this endpoint has cost since it came up."""
         return Total.of(self.charges(now)[self._earlier :])
 
+    def mark(self, now: Moment | None = None) -> None:
+        """What runs still runs: if the endpoint is killed, it is billed at least up to now."""
+        self._flush()
+        if self._running:
+            with suppress(OSError):
+                self._seen.write_text(stamp((now or Moment.now()).wall_s))
+
     def close(self) -> None:
         """Let go of the file."""
+        self._flush()
         self._file.close()
 
     def _charge(self, worker: str, began: Moment, at: float, why: str) -> Charge:
@@ -141,8 +157,17 @@ class Bill:
         self._write(charge.as_dict())
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        full = bool(self._unwritten)
+        self._unwritten += json.dumps(line).encode() + b"\n"
+        if not self._flush() and not full:
+            _log.error("%s: charges cannot be written, and are kept until they can", self._file.name)
+
+    def _flush(self) -> bool:
+        """Write what is to be written; whether all of it was."""
+        with suppress(OSError):
+            while self._unwritten:
+                del self._unwritten[: self._file.write(self._unwritten)]
+        return not self._unwritten
 
 
 @dataclass(slots=True)
@@ -187,6 +212,14 @@ def _read(path: Path) -> _Found:
         except (ValueError, KeyError, TypeError):
             raise DamagedBill(f"the bill {path} cannot be read, line {number}; move it away to begin anew") from None
     return found
+
+
+def _read_seen(path: Path) -> float:
+    """When something was last seen to run, in seconds since 1970; 0 where that is not known."""
+    try:
+        return _seconds(path.read_text())
+    except (OSError, ValueError):
+        return 0.0
 
 
 def _seconds(written: str) -> float:

@@ -38,7 +38,7 @@ class Scaling:
         if not 0 <= self.workers_min <= self.workers_max:
             raise InvalidConfig(
                 f"at least {self.workers_min} and at most {self.workers_max} workers: "
-                "write no less than 0, and no more at least than at most"
+                "the first may not be below 0, nor above the second"
             )
         least = 0.5 if self.kind == "QUEUE_DELAY" else 1
         if not self.value >= least:

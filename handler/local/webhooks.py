@@ -64,7 +64,8 @@ class Webhooks:
         """The status it answers with, or why there is none. It is not told before the result is on the disk."""
         try:
             await self._queue.written()
-            answer = await self._client.post(url, content=body, headers={"Content-Type": "application/json"})
+            headers = {"Content-Type": "application/json"}
+            async with self._client.stream("POST", url, content=body, headers=headers) as answer:
+                return str(answer.status_code)  # What else it says may be of any length, and is not read.
         except (httpx.HTTPError, httpx.InvalidURL, RecordFailed) as error:
             return str(error) or type(error).__name__
-        return str(answer.status_code)

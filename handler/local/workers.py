@@ -150,6 +150,7 @@ class Workers:
     def look_after(self, most: int) -> None:
         """Do what is due by the passing of time; with those that are frozen there are `most` at most."""
         now = time.monotonic()
+        self._bill.mark()
         for worker in self:
             if worker.over.is_set():
                 continue

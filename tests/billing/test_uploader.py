@@ -186,7 +186,7 @@ def test_flush_breaks_off_a_long_pause_and_retries_quickly(
 def test_news_of_segments_do_not_shorten_a_pause(
     faulty: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(random, "uniform", lambda least, most: most)
+    monkeypatch.setattr(random, "uniform", lambda least, most: 3600.0)
     store, journal = new_bucket(), fill(tmp_path)
     faulty.fail(Answer(503, "SlowDown"))
     bringing = Uploader(store, journal)
@@ -196,7 +196,7 @@ def test_news_of_segments_do_not_shorten_a_pause(
         bringing.wake()
     assert bringing.status().attempts_failed == 1
     bringing.renew()
-    wait_for(lambda: bringing.status().attempts_failed == 2, 0.4)
+    wait_for(lambda: bringing.status().attempts_failed == 2)
 
 
 def test_pauses_grow_to_a_minute_and_are_drawn_from_nothing_up(
@@ -267,14 +267,18 @@ def test_with_the_server_down_memory_stays_where_it_is(tmp_path: Path) -> None:
 
 
 def test_of_a_backlog_several_go_at_once(faulty: FaultyS3, tmp_path: Path) -> None:
+    under_way, most = [0], [0]
+
     def slowly(method: str, path: str, headers: dict[str, str]) -> None:
+        under_way[0] += 1
+        most[0] = max(most[0], under_way[0])
         time.sleep(0.1)
+        under_way[0] -= 1
 
     store, journal = new_bucket(), fill(tmp_path, segments=20)
     faulty.rule = slowly
-    began = time.monotonic()
     assert Uploader(store, journal).flush(SOON_S)
-    assert time.monotonic() - began < 0.1 * 20 * 0.8
+    assert most[0] > 1
 
 
 def typed(store: Store) -> Store:

@@ -78,12 +78,15 @@ class Podman:
         shutil.rmtree(root)
         archive.unlink()
 
-    def build(self, image: str, context: Path, base: str, volumes: Sequence[str]) -> None:
-        """Build as docs/image.md says, with pip's sources of this machine."""
+    def build(
+        self, image: str, context: Path, base: str, volumes: Sequence[str], target: str | None = None
+    ) -> None:
+        """Build as docs/image.md says, with pip's sources of this machine; the last stage, or the one that is named."""
         mounts = [argument for volume in volumes for argument in ("--volume", volume)]
+        stage = ["--target", target] if target else []
         self(
-            "build", "--format", "docker", "--jobs", "2", "--network", "host", *mounts, "--build-arg", f"BASE={base}",
-            "--tag", image, str(context), seconds=900,
+            "build", "--format", "docker", "--jobs", "2", "--network", "host", *mounts, *stage,
+            "--build-arg", f"BASE={base}", "--tag", image, str(context), seconds=900,
         )
 
     @contextmanager

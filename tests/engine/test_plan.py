@@ -42,6 +42,12 @@ def test_kv_memory_is_honoured_to_the_page() -> None:
     assert plan_for(kv_memory=10 * PAGE_BYTES).kv_tokens == 160
 
 
+def test_prompts_of_eight_caches_may_wait_and_short_ones_as_many_as_requests() -> None:
+    assert plan_for(kv_memory=1000 * PAGE_BYTES).max_waiting_tokens == max(8 * 16_000, 64 * 1024)
+    assert plan_for(kv_memory=10 * PAGE_BYTES).max_waiting_tokens == 64 * 1024
+    assert plan_for(kv_memory=10 * PAGE_BYTES, max_waiting_tokens=7).max_waiting_tokens == 7
+
+
 def test_no_more_pages_than_all_requests_could_fill() -> None:
     assert plan_for(max_running=2, token_budget=64).pages == 2 * 2048 // 16
     assert plan_for(max_running=2, token_budget=64, max_model_len=20).pages == 2 * 2

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -70,6 +71,9 @@ def test_a_file_may_hold_digests_alone(tmp_path: Path) -> None:
         ('[keys."a b"]\nkey = "k"', "String should match"),
         ("[keys.a", "not TOML"),
         ('[keys.a]\nkey = "secret', "not TOML"),
+        (f'[keys.a]\nkey = "k"\ntokens_per_minute = {10**400}', "keys.a.tokens_per_minute: Input should be less"),
+        pytest.param("a = " + "9" * 5000, "not TOML", id="more digits than Python reads"),
+        pytest.param("a = " + "[" * 20_000, "not TOML: nested too deeply", id="deep"),
     ],
 )
 def test_a_wrong_file_is_told_in_one_line_without_its_keys(content: str, fault: str) -> None:
@@ -136,6 +140,17 @@ def test_a_file_that_is_gone_keeps_the_old_keys(file: Path) -> None:
     clock.now += LOOK_S
     assert keyring.find("alice-secret") is not None
     assert "No such file" in (keyring.trouble or "")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_is_not_waited_for(file: Path, make: Callable[[Path], None]) -> None:
+    clock = Clock()
+    keyring = Keyring((), file, clock)
+    file.unlink()
+    make(file)
+    clock.now += LOOK_S
+    assert keyring.find("alice-secret") is not None
+    assert "keys.toml" in (keyring.trouble or "")
 
 
 def test_keys_are_kept_from_view(file: Path) -> None:

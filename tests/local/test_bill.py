@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from handler.epochs import Moment
 from handler.local.bill import LOST, Bill, DamagedBill, Total
+from tests.local.disk import full_disk
 
 PRICE = Decimal("0.00031")
 
@@ -96,6 +97,27 @@ def test_what_ran_when_the_endpoint_was_killed_is_billed_up_to_its_last_line(pat
     [b, a] = Bill(path).charges()
     assert (a.worker, a.ms, a.price, a.why) == ("a", 7000, "0.00031", LOST)
     assert Bill(path).charges() == [b, a]
+
+
+def test_and_up_to_when_it_was_last_seen_to_run(path: Path) -> None:
+    killed = Bill(path, PRICE)
+    killed.start("a", at(0))
+    killed.mark(at(42))
+    killed.close()
+    [a] = Bill(path).charges()
+    assert (a.ms, a.why) == (42_000, LOST)
+
+
+def test_a_full_disk_stops_no_worker_and_loses_no_charge(path: Path) -> None:
+    bill = Bill(path, PRICE)
+    with full_disk(50):
+        bill.start("a", at(0))
+        bill.stop("a", "scaled down", at(3))
+        bill.start("b", at(4))
+        assert path.stat().st_size == 50
+    bill.mark(at(5))
+    [a, b] = Bill(path).charges()
+    assert (a.worker, a.ms, b.worker, b.ms) == ("a", 3000, "b", 1000)
 
 
 def test_a_torn_last_line_is_cut_off(path: Path) -> None:

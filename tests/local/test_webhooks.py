@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,16 @@ class Listener:
         self.posted: list[dict[str, Any]] = []
         self.statuses: list[int] = []
         self.url = ""
+        self.endless = False
+        self.sent = 0
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         self.posted.append(json.loads(handler.rfile.read(int(handler.headers["content-length"]))))
         handler.send_response(self.statuses.pop(0) if self.statuses else 200)
         handler.end_headers()
+        with suppress(OSError):
+            while self.endless:
+                self.sent += handler.wfile.write(bytes(1 << 20))
 
 
 @pytest.fixture
@@ -79,6 +85,13 @@ def test_anything_but_200_is_tried_twice_more(listener: Listener, statuses: list
 
 def test_nobody_there_harms_nothing() -> None:
     assert asyncio.run(end_one(None, "http://127.0.0.1:9/", 0.3))["status"] == "COMPLETED"
+
+
+def test_what_the_other_side_says_beside_its_status_is_not_read(listener: Listener) -> None:
+    listener.endless = True
+    asyncio.run(end_one(None, listener.url, 0.5))
+    assert len(listener.posted) == 1
+    assert listener.sent < 32 << 20
 
 
 def test_a_call_that_a_restart_interrupts_is_made_after_it_and_only_once(tmp_path: Path, listener: Listener) -> None:

@@ -158,6 +158,18 @@ def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
         asyncio.run(Processes(("/nowhere/python",)).start("w", {}, tmp_path / "log"))
 
 
+def test_a_disk_that_takes_no_folder_ends_nothing(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with crew(tmp_path, PATIENT) as endpoint:
+            (tmp_path / "workers").write_text("no room for a folder")
+            endpoint.queue.submit(Asked({}))
+            await endpoint.is_in(WorkerState.THROTTLED)
+            (tmp_path / "workers").unlink()
+            await endpoint.started()
+
+    run(test())
+
+
 def test_a_worker_without_work_is_frozen_and_thawed_for_the_next_job(tmp_path: Path) -> None:
     async def test() -> None:
         async with crew(tmp_path, COUNTING, flashboot=True) as endpoint:

@@ -1,0 +1,142 @@
+"""The warmer as a process on a local endpoint with real workers, and what they say to each other."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.handler.processes import ROOT, Process, eventually, running
+from tests.local.up_process import COUNT, Up, up
+from tests.warmup.transcript import OPTIONS, RECORDED, converse, shape
+
+PRICE = "0.0003"
+RUN = ("-m", "pilotlight", "warm", "run", "--price", PRICE, "--tick", "0.5")
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[Up]:
+    with up(*OPTIONS, PILOTLIGHT_OPEN_INTERVAL="1") as started:
+        yield started
+
+
+def places(endpoint: Up) -> list[str]:
+    state = endpoint.state
+    return ["--endpoint", "local", "--state", str(state / "warmer"), "--ledger", str(state / "ledger")]
+
+
+def environment(endpoint: Up) -> dict[str, str]:
+    base = f"{endpoint.url}/v2"
+    return {"PILOTLIGHT_RUNPOD_API": base, "RUNPOD_ENDPOINT_BASE_URL": base, "RUNPOD_API_KEY": "none"}
+
+
+def warm(endpoint: Up, *arguments: str) -> Any:
+    """What a subcommand says in JSON."""
+    command = [sys.executable, "-m", "pilotlight", "warm", *arguments, *places(endpoint), "--price", PRICE, "--json"]
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment(endpoint)}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=variables)
+    return json.loads(done.stdout)
+
+
+def delay_s(endpoint: Up) -> float:
+    """How long a user's request took to be taken up."""
+    view = endpoint.post("/v2/local/runsync", {"input": COUNT})
+    assert view["status"] == "COMPLETED"
+    return float(view["delayTime"]) / 1000
+
+
+def let_go(endpoint: Up) -> None:
+    """Wait until there is no worker."""
+    assert eventually(lambda: set(endpoint.workers().values()) == {0}), endpoint.workers()
+
+
+def seconds(endpoint: Up) -> dict[str, float]:
+    """By the workers' own books."""
+    command = [sys.executable, "-m", "pilotlight", "bill", "report", "--json", "--from", str(endpoint.state / "ledger")]
+    report = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return {name: float(value) for name, value in json.loads(report)["seconds"].items()}
+
+
+def test_it_speaks_to_the_management_api_as_recorded(endpoint: Up) -> None:
+    said = converse(endpoint)
+    recorded = [json.loads(line) for line in RECORDED.read_text().splitlines()]
+    names = ("method", "path", "body")
+    assert [[line[name] for name in names] for line in said] == [[line[name] for name in names] for line in recorded]
+    assert [shape(line["answer"]) for line in said] == [shape(line["answer"]) for line in recorded]
+    changes = [line["body"] for line in said if line["method"] == "PATCH"]
+    assert changes == [
+        {"workers": {"min": 1}}, {"workers": {"min": 0}},
+        {"workers": {"idleTimeout": 30}}, {"workers": {"idleTimeout": 1}},
+    ]
+
+
+def test_users_see_cold_starts_without_it_and_none_with_it(endpoint: Up) -> None:
+    let_go(endpoint)
+    cold = []
+    for _ in range(2):
+        cold.append(delay_s(endpoint))
+        let_go(endpoint)
+    warmups = seconds(endpoint)["warmup"]
+    with running(Process, *RUN, "--policy", "always", *places(endpoint), environment=environment(endpoint)) as warmer:
+        endpoint.await_workers(idle=1)
+        waits = []
+        for _ in range(2):
+            time.sleep(1.5)
+            waits.append(delay_s(endpoint))
+        shown = warm(endpoint, "status")
+        assert warmer.stop(signal.SIGTERM) == 0, warmer.output
+    assert min(cold) > 4 * max(waits), (cold, waits)
+    assert endpoint.get("/v2/serverless/local")["workers"]["min"] == 0
+    let_go(endpoint)
+    assert eventually(lambda: seconds(endpoint)["warmup"] > warmups + 0.5)
+    assert shown["held"] == {"before_min": 0, "set_min": 1}
+    assert (shown["pings"], shown["stopped"], shown["dry_run"]) == (1, False, False)
+    after = warm(endpoint, "status")
+    assert after["bought"]["requests"] == 4
+    assert after["bought"]["cold_starts"] == 2
+    assert after["bought"]["warmup_s"] > 0.5
+    assert (after["holder"], after["held"]) == (None, {})
+
+
+def test_a_cron_can_ping_and_a_budget_can_forbid_it(endpoint: Up, tmp_path: Path) -> None:
+    let_go(endpoint)
+    refused = warm(endpoint, "ping", "--policy", "never", "--now", "--budget-day", "0.0001")
+    assert refused["did"] == []
+    assert "the budget does not allow it" in refused["refused"][0]
+    assert warm(endpoint, "ping", "--policy", "never")["did"] == []
+    assert warm(endpoint, "ping", "--policy", "never", "--now", "--dry-run")["role"] == "looks on"
+    assert warm(endpoint, "ping", "--policy", "never", "--now")["did"] == ["ping: it was asked for"]
+    endpoint.await_workers(idle=1)
+
+
+def test_what_cannot_be_is_refused_in_one_line() -> None:
+    for arguments, words in (
+        (["run"], "which endpoint"), (["ping", "--endpoint", "x", "--policy", "magic"], "magic is no policy"),
+        (["run", "--endpoint", "x", "--state", "ftp://x"], "write a folder"),
+        (["run", "--endpoint", "x", "--budget-day", "-1"], "less than nothing"),
+    ):
+        command = [sys.executable, "-m", "pilotlight", "warm", *arguments]
+        variables = {name: value for name, value in os.environ.items() if name != "RUNPOD_ENDPOINT_ID"}
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=variables)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+        assert words in done.stderr
+
+
+def test_metrics_show_spending_budget_kill_switch_and_dry_run(endpoint: Up) -> None:
+    command = [*RUN, "--policy", "never", *places(endpoint)]
+    variables = environment(endpoint) | {"PILOTLIGHT_WARM_METRICS_PORT": "8719", "PILOTLIGHT_WARM_BUDGET_DAY": "2"}
+    with running(Process, *command, "--dry-run", environment=variables) as warmer:
+        assert eventually(lambda: "this warmer looks on" in warmer.output), warmer.output
+        page = httpx.get("http://127.0.0.1:8719/metrics").text
+        assert warmer.stop(signal.SIGTERM) == 0
+    for line in ("budget_day_dollars 2.0", "dry_run 1.0", "stopped 0.0", "spent_today_dollars ", "pings_total "):
+        assert f"pilotlight_warm_{line}" in page
