@@ -24,7 +24,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"(<!-- not run by tests: .+ -->\n+)?^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!\w+:)([^)#]+)[^)]*\)")
 INSTALL = "pip install -c constraints.txt -e '.[test]'"
-TEST = "python -m pytest -n 2"
+TEST = "python -m pytest -n 3 --dist worksteal"
 ANSWER = "3 4 5 6 7"
 
 

@@ -60,7 +60,7 @@ def test_hourly_counts_are_drawn_within_their_hours(tmp_path: Path) -> None:
     ("hour_start_s,requests\n0,two\n", "line 2"), ("hour_start_s,requests\n0,-2\n", "line 2"),
     ("hour_start_s,requests\n0,0\n", "no arrivals"), ("hour_start_s,requests\n0,1e15\n", "at most 100,000,000"),
     ("1\n1700000000000\n", "line 2: .*milliseconds"), ("1e300\n", "line 1"), ("1\n\0\n", "no text"),
-    ("time,service_s\n1,1e12\n", "line 2: 1e12"),
+    ("time,service_s\n1,1e12\n", "line 2: 1e12"), ('time,text\n1,"' + 200_000 * "a", "line 2: field larger"),
 ])
 def test_what_is_no_trace_is_refused_with_its_line(tmp_path: Path, text: str, told: str) -> None:
     file = tmp_path / "trace.csv"

@@ -49,7 +49,7 @@ class Daily:
             day += timedelta(days=1)
 
     def _moment(self, day: date, at: time) -> float:
-        """Where clocks go forward, a time that is skipped is an hour later; where they go back, the first of two."""
+        """Where clocks go forward, a skipped time is later by as much; where they go back, the first of two."""
         return datetime.combine(day, at, self.zone).timestamp()
 
 

@@ -144,7 +144,7 @@ def _arrivals(
     history = History.of(stretched(times, stretch), took)
     years = (history.arrivals[-1] - history.arrivals[0]) / _YEAR_S
     if years > _MOST_YEARS:
-        raise InvalidSetting(f"the arrivals spread over {years:,.0f} years: at most {_MOST_YEARS} are replayed")
+        raise InvalidSetting(f"the arrivals spread over {years:.3g} years: at most {_MOST_YEARS} are replayed")
     return history, starts
 
 
@@ -175,7 +175,7 @@ def _rows(
     period: Period, quiet: bool,
 ) -> list[Row]:
     rows = []
-    with display(quiet)("percent", 100 * len(policies)) as advance:
+    with display(quiet)("replayed", 100 * len(policies)) as advance:
         for policy in policies:
             done = _in_percent(period, advance)
             did = run(policy, done)
@@ -217,14 +217,14 @@ def _show(rows: Sequence[Row], assumed: Mapping[str, Any], as_json: bool) -> Non
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("policy", header_style="dim", overflow="fold")
-    for name in ("cold starts", "of all", "billed", "cost", "waited", "score"):
+    table.add_column("policy", header_style="dim", overflow="fold", min_width=12)
+    for name in ("cold starts", "of all", "billed, s", "cost", "waited, s", "score"):
         table.add_column(name, justify="right", header_style="dim", no_wrap=True)
     best = min(row.score for row in rows)
     for row in rows:
         table.add_row(
-            row.policy, f"{row.cold_starts:,}", f"{row.cold_starts / row.requests:.1%}", f"{row.billed_s:,.0f} s",
-            _dollars(row.cost), f"{row.waited_s:,.0f} s", _dollars(row.score),
+            row.policy, f"{row.cold_starts:,}", f"{row.cold_starts / row.requests:.1%}", f"{row.billed_s:,.0f}",
+            _dollars(row.cost), f"{row.waited_s:,.0f}", _dollars(row.score),
             style="bold" if row.score == best else None,
         )
     told = "{cold_seconds:g} s a start, {service_seconds:g} s a request, {at_once} at once, ${price:g} a second"

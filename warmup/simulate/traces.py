@@ -114,7 +114,10 @@ def _spread(path: Path, rows: Sequence[tuple[int, str]], header: Sequence[str], 
 
 
 def _cell(path: Path, number: int, line: str, column: int) -> str:
-    cells = next(_cells(line))
+    try:
+        cells = next(_cells(line))
+    except csv.Error as error:
+        raise InvalidTrace(f"{path}, line {number}: {error}") from None
     if column >= len(cells):
         raise InvalidTrace(f"{path}, line {number}: {len(cells)} columns, where column {column + 1} is needed")
     return cells[column].strip()
