@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
-from warmup.plan import Plan
+from warmup.plan import LONGEST_IDLE_S, Plan
 from warmup.policy import parse_policy
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ COMPARED_S: Final = 7 * 86400.0
 COMPARED_EVERY_S: Final = 3600.0
 FEWEST_ARRIVALS: Final = 20
 """Before so many have come, nothing is concluded from them."""
+
+TAIL_S: Final = LONGEST_IDLE_S
+"""How much dearer a policy may look: a worker that stays beyond the last request is billed beyond now."""
 
 _log = logging.getLogger("pilotlight.warmer")
 
@@ -58,23 +61,29 @@ class Planner:
     def _choose(self, history: History, costs: Costs, now: float) -> None:
         from warmup.policies.always import Always
 
-        recent = history.before(now).since(now - COMPARED_S)
         self._compared, self._plan = now, None
-        if len(recent) < FEWEST_ARRIVALS or self._asked.name == "always":
-            return
-        asked, always = cost_of(self._asked, recent, costs), cost_of(Always(), recent, costs)
-        dearer = asked > always
-        self._policy = Always() if dearer else self._asked
-        why = f"{self._asked.name} would have cost ${asked:.4f} of late, a worker that is always up ${always:.4f}"
-        self.why = why if dearer else ""
-        if dearer:
+        why = self._dearer_than_always(history.before(now), costs, now)
+        if why and why != self.why:
             _log.warning("%s: so that is had instead", why)
+        self._policy, self.why = (Always() if why else self._asked), why
+
+    def _dearer_than_always(self, history: History, costs: Costs, now: float) -> str:
+        """By how much the asked policy would have cost more of late, in words; empty if it would not."""
+        from warmup.policies.always import Always
+
+        since = max(history.began, now - COMPARED_S)
+        recent = history.since(since)
+        if len(recent) < FEWEST_ARRIVALS:
+            return ""
+        asked, always = (cost_of(policy, recent, costs, since, now) for policy in (self._asked, Always()))
+        if asked <= always + costs.cost(TAIL_S):
+            return ""
+        return f"{self._asked.name} would have cost ${asked:.4f} of late, a worker that is always up ${always:.4f}"
 
 
-def cost_of(policy: Policy, history: History, costs: Costs) -> float:
-    """US dollars that a policy would have cost for these arrivals."""
+def cost_of(policy: Policy, history: History, costs: Costs, since: float, until: float) -> float:
+    """US dollars that a policy would have cost for these arrivals, and for the silence before and after them."""
     from warmup.simulate.outcome import Period, carry_out
     from warmup.simulate.traffic import Traffic
 
-    traffic = Traffic.of(history)
-    return carry_out(policy, history, traffic, costs, Period.of(history)).cost(costs)
+    return carry_out(policy, history, Traffic.of(history), costs, Period(since, until)).cost(costs)
