@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from engine.errors import PilotlightError
 from handler.hanging_up import ClientGone
@@ -66,7 +67,8 @@ def respond(path: str, error: ApiError) -> Response:
 
 def add_error_handlers(app: FastAPI) -> None:
     """Have every error answered by `respond`."""
-    for kind in (ApiError, PilotlightError, ClientGone, RequestValidationError, HTTPException, Exception):
+    gone, wrong = (ClientGone, ClientDisconnect), (RequestValidationError, HTTPException)
+    for kind in (ApiError, PilotlightError, *gone, *wrong, Exception):
         app.add_exception_handler(kind, _handle)
 
 
@@ -84,7 +86,7 @@ def _as_api_error(request: Request, error: Exception) -> ApiError:
             return ApiError(503, str(error), "server_error", code="not_kept", retry_after=1)
         case PilotlightError():
             return from_engine(error)
-        case ClientGone():
+        case ClientGone() | ClientDisconnect():
             return ApiError(499, "nobody reads this", "invalid_request_error")
         case RequestValidationError():
             return from_validation(error.errors())

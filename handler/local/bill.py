@@ -21,6 +21,9 @@ from handler.epochs import Moment
 LOST: Final = "the endpoint was killed"
 """Why a charge ends that nobody ended: it is reckoned to when it was last seen to run."""
 
+MARK_S: Final = 1.0
+"""How often it is written that what runs still runs."""
+
 _log = logging.getLogger("pilotlight.local")
 
 
@@ -107,6 +110,7 @@ class Bill:
         self.price = None if price is None else format(price, "f")
         self._running: dict[str, Moment] = {}
         self._unwritten = bytearray()
+        self._marked = -MARK_S
         path.parent.mkdir(parents=True, exist_ok=True)
         self._seen = path.with_suffix(".seen")
         found = _read(path)
@@ -138,11 +142,15 @@ class Bill:
         return Total.of(self.charges(now)[self._earlier :])
 
     def mark(self, now: Moment | None = None) -> None:
-        """What runs still runs: if the endpoint is killed, it is billed at least up to now."""
+        """What runs still runs: if the endpoint is killed, it is billed up to now. May be called often."""
+        now = now or Moment.now()
+        if now.monotonic_s < self._marked + MARK_S:
+            return
+        self._marked = now.monotonic_s
         self._flush()
         if self._running:
             with suppress(OSError):
-                self._seen.write_text(stamp((now or Moment.now()).wall_s))
+                self._seen.write_text(stamp(now.wall_s))
 
     def close(self) -> None:
         """Let go of the file."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from handler.local.processes import ending_with_parent
-from handler.local.runtime import CannotStart
+from handler.local.runtime import CannotStart, open_log
 
 SEEN_STATE: Final = Path("/pilotlight")
 """Where a container finds the endpoint's state folder."""
@@ -69,12 +69,12 @@ class Containers:
     async def start(self, worker_id: str, environment: Mapping[str, str], log: Path) -> ContainerHandle:
         """Start one; if this process ends, however that happens, it is told to end, too."""
         variables = [f"--env={name}={value}" for name, value in environment.items()]
-        arguments = [
-            "run", "--rm", "--name", worker_id, "--network", "host", "--label", f"{_LABEL}={self._state}",
-            *self._mounts(), *variables, *self._options, self._image,
-        ]
         try:
-            with log.open("ab") as output:
+            arguments = [
+                "run", "--rm", "--name", worker_id, "--network", "host", "--label", f"{_LABEL}={self._state}",
+                *self._mounts(), *variables, *self._options, self._image,
+            ]
+            with open_log(log) as output:
                 client = await asyncio.create_subprocess_exec(
                     self._program, *arguments, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
                     start_new_session=True, preexec_fn=ending_with_parent(signal.SIGTERM),

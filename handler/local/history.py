@@ -59,6 +59,8 @@ def _restore(jobs: dict[str, Job], entry: Entry, number: int) -> None:
     elif job_id not in jobs:
         return
     elif kind == "ending":
+        if jobs[job_id].is_final:  # The retry between two ends was damaged.
+            jobs[job_id].wait_again()
         jobs[job_id].restore_ending(entry)
     elif kind == "retry":
         jobs[job_id].ask_again(number, entry["created"])

@@ -65,10 +65,8 @@ class Launch:
             return port
 
     def log_of(self, worker_id: str) -> Path:
-        """Where a worker's output goes; its folder is made."""
-        folder = self._workers / worker_id
-        folder.mkdir(parents=True)
-        return folder / "log"
+        """Where a worker's output goes; its folder is made when it is started."""
+        return self._workers / worker_id / "log"
 
     def tidy(self) -> None:
         """Remove the folders of all but the latest workers; before the first of this endpoint is started."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from handler.local.runtime import CannotStart
+from handler.local.runtime import CannotStart, open_log
 
 WORKER: Final = (sys.executable, "-m", "handler")
 """The container's own entry."""
@@ -83,7 +83,7 @@ class Processes:
         return 0
 
     async def _spawn(self, environment: Mapping[str, str], log: Path) -> asyncio.subprocess.Process:
-        with log.open("ab") as output:
+        with open_log(log) as output:
             return await asyncio.create_subprocess_exec(
                 *self._command, env=environment, cwd=log.parent, stdin=asyncio.subprocess.DEVNULL, stdout=output,
                 stderr=output, start_new_session=True, preexec_fn=ending_with_parent(signal.SIGKILL),

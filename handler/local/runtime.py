@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from engine.errors import PilotlightError
 
@@ -49,6 +49,12 @@ class Runtime(Protocol):
 
     async def sweep(self) -> int:
         """End what workers an endpoint that was killed has left behind, and give how many; before the first start."""
+
+
+def open_log(log: Path) -> BinaryIO:
+    """Where a worker is to write, its folder made; raises OSError."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    return log.open("ab")
 
 
 def describe(status: int) -> str:

@@ -13,7 +13,7 @@ from typing import Final
 
 from engine.errors import InvalidConfig
 from handler.billing.open_segment import sync_folder
-from handler.billing.segment import encode, read_segment
+from handler.billing.segment import decode, encode, split
 from handler.local.job import Bell
 from handler.local.record import Entry, RecordFailed
 
@@ -47,21 +47,23 @@ def sole_use(path: Path) -> Iterator[None]:
 
 
 def read(path: Path) -> list[Entry]:
-    """The entries of a file, up to the first that is torn or damaged; none where there is no file.
+    """The entries of a file but those that are torn or damaged; none where there is no file.
+
+    Each entry stands for itself: what follows a damaged one is as good as what is before it.
 
     Raises:
         InvalidConfig: it cannot be read.
     """
     try:
-        entries, whole = read_segment(path)
-        size = path.stat().st_size
+        lines = list(split(path.read_bytes()))
     except FileNotFoundError:
         return []
     except OSError as error:
         raise InvalidConfig(f"the endpoint's jobs cannot be read from {path}: {error.strerror}") from error
-    if whole < size:
-        _log.warning("%s: the last %d bytes are torn or damaged, and are dropped", path, size - whole)
-    return list(entries)
+    entries: list[Entry] = [entry for line in lines if line.endswith(b"\n") and (entry := decode(line)) is not None]
+    if lost := len(lines) - len(entries):
+        _log.warning("%s: %d of %d entries are torn or damaged, and are dropped", path, lost, len(lines))
+    return entries
 
 
 class WriteAhead:
@@ -173,6 +175,7 @@ class WriteAhead:
             sync_folder(self._path.parent)
         except OSError:
             os.close(file)
+            fresh.unlink(missing_ok=True)
             raise
         if self._file is not None:
             os.close(self._file)

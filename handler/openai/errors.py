@@ -115,6 +115,11 @@ def from_validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:
     if first["type"] == "extra_forbidden":
         field = ".".join(map(str, path))
         return bad_request(f"{field} is not supported by this endpoint", field, "unsupported_parameter")
-    same = [error["msg"] for error in errors[:_MOST_CAUSES] if param in error["loc"]]
+    same = [_what_is_wrong(error) for error in errors[:_MOST_CAUSES] if param in error["loc"]]
     where = param if len(same) > 1 else ".".join(map(str, path))
     return bad_request(f"{where}: {', or: '.join(dict.fromkeys(same))}", param)
+
+
+def _what_is_wrong(error: Mapping[str, Any]) -> str:
+    """pydantic's words, except where they name a class of ours."""
+    return "Input should be an object" if error["type"] == "model_type" else str(error["msg"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -133,6 +134,7 @@ def test_requests_lists_jobs(http: httpx.Client) -> None:
         ("/run", {"input": {}, "s3Config": {}}, 400, "s3Config"),
         ("/run", {"input": {}, "webhook": "nowhere"}, 400, "webhook"),
         ("/run", {"input": {}, "policy": {"ttl": 1}}, 400, "ttl"),
+        ("/run", {"input": {}, "policy": [1]}, 400, "policy: Input should be an object"),
         ("/run", {"input": {}, "policy": {"executionTimeout": 4999}}, 400, "executionTimeout"),
         ("/runsync?wait=1", {"input": {}}, 400, "wait"),
         ("/status/nothing", None, 404, "nothing"),
@@ -162,6 +164,18 @@ def test_half_a_surrogate_pair_goes_through(endpoint: LocalEndpoint, http: httpx
     assert job["input"] == "\ud800"
     endpoint.worker().http.post(f"/job-done/pod1/{job['id']}?gpu=local&isStream=false", content='{"output": "\\ud800"}')
     assert http.get(f"/status/{job['id']}").json()["output"] == "\ud800"
+
+
+def test_a_client_that_leaves_amid_its_body_is_no_error(
+    endpoint: LocalEndpoint, http: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = b"POST /v2/local/run HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
+    with socket.create_connection(("127.0.0.1", endpoint.port)) as leaving:
+        leaving.sendall(head)
+        time.sleep(0.2)
+    time.sleep(0.3)
+    assert http.get("/health").status_code == 200
+    assert [record.message for record in caplog.records if record.exc_info] == []
 
 
 def test_a_job_that_is_too_large_is_refused(http: httpx.Client) -> None:

@@ -42,7 +42,9 @@ def test_the_users_environment_names_other_places(
 def test_the_latest_folders_are_kept(tmp_path: Path) -> None:
     launch = Launch("http://x", tmp_path)
     for number in range(LOGS_KEPT + 3):
-        os.utime(launch.log_of(f"w{number:03}").parent, (number, number))
+        folder = launch.log_of(f"w{number:03}").parent
+        folder.mkdir(parents=True)
+        os.utime(folder, (number, number))
     launch.tidy()
     assert sorted(path.name for path in (tmp_path / "workers").iterdir()) == [
         f"w{number:03}" for number in range(3, LOGS_KEPT + 3)

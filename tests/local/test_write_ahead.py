@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import resource
 import signal
 import threading
 import time
@@ -23,6 +22,7 @@ from handler.local.queue import JobQueue
 from handler.local.record import RecordFailed
 from handler.local.write_ahead import WriteAhead, read
 from tests.handler.processes import Process, eventually, free_port, running
+from tests.local.disk import full_disk
 from tests.local.endpoint import KEY, HandWorker
 
 
@@ -100,7 +100,7 @@ def ended(http: httpx.Client, ids: set[str]) -> set[str]:
     return {job_id for job_id in ids if http.get(f"/status/{job_id}").json()["status"] == "COMPLETED"}
 
 
-def test_a_torn_or_damaged_tail_is_dropped_and_what_is_before_it_kept(tmp_path: Path) -> None:
+def test_a_torn_tail_and_a_damaged_entry_are_dropped_and_all_others_kept(tmp_path: Path) -> None:
     path = tmp_path / "jobs.jsonl"
 
     async def write() -> None:
@@ -117,7 +117,29 @@ def test_a_torn_or_damaged_tail_is_dropped_and_what_is_before_it_kept(tmp_path: 
         path.write_bytes(whole[:size])
         assert [entry["job"] for entry in read(path)] == ["0", "1", "2"][: size // line]
     path.write_bytes(whole[:line] + b"?" + whole[line + 1 :])
-    assert [entry["job"] for entry in read(path)] == ["0"]
+    assert [entry["job"] for entry in read(path)] == ["0", "2"]
+
+
+def test_whichever_entry_is_damaged_the_other_jobs_are_there(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.jsonl"
+
+    async def work() -> None:
+        async with open_queue(tmp_path) as queue:
+            again, other = (queue.submit(Asked(number)) for number in range(2))
+            for _ in range(2):
+                queue.take_now("a", 2)
+                queue.finish(again.id, "a", {}, "broken")
+                queue.retry(again.id)
+            queue.cancel(other.id)
+            queue.submit(Asked("last"))
+        lines = path.read_bytes().splitlines(keepends=True)
+        assert len(lines) == 8
+        for damaged in range(len(lines)):
+            path.write_bytes(b"".join(b"?" + line[1:] if at == damaged else line for at, line in enumerate(lines)))
+            async with open_queue(tmp_path) as queue:
+                assert len(list(queue.jobs())) >= 2
+
+    run(work)
 
 
 def test_a_queue_is_there_again_with_its_order_its_policies_and_its_results(tmp_path: Path) -> None:
@@ -158,17 +180,6 @@ def test_the_file_is_written_anew_when_most_of_it_is_of_no_use(
     run(work)
 
 
-@contextmanager
-def full_disk(beyond: int) -> Iterator[None]:
-    """No file can grow beyond so many bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (beyond, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_a_full_disk_is_said_and_overcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(write_ahead, "RETRY_S", 0.05)
 
@@ -186,6 +197,27 @@ def test_a_full_disk_is_said_and_overcome(tmp_path: Path, monkeypatch: pytest.Mo
                         await queue.written()
                         break
         assert [entry["job"] for entry in read(tmp_path / "jobs.jsonl")] == [first.id, second.id]
+
+    run(work)
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_a_full_disk_has_taken_of_a_new_file_is_given_back(tmp_path: Path) -> None:
+    async def work() -> None:
+        record = WriteAhead(tmp_path / "jobs.jsonl")
+        record.rewrite([{"kind": "told", "job": "1"}])
+        await record.written()
+        with full_disk(5000):
+            record.rewrite([{"kind": "told", "job": "x" * 9000}])
+            with pytest.raises(RecordFailed):
+                await record.written()
+            assert names_in(tmp_path) == ["jobs.jsonl"]
+        await record.written()
+        await record.close()
+        assert len(read(tmp_path / "jobs.jsonl")[0]["job"]) == 9000
 
     run(work)
 
