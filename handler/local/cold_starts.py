@@ -14,8 +14,8 @@ from handler.local.worker import Worker
 KEPT: Final = 100
 """So many of the latest."""
 
-_LOGGED_S: Final = 0.3
-"""After a worker's first poll its log has the line about its boot."""
+_LOOK_S, _LOOKS = 0.3, 10
+"""After a worker's first poll its log soon has the line about its boot; on a busy machine not at once."""
 
 _log = logging.getLogger("pilotlight.local")
 
@@ -45,8 +45,12 @@ class ColdStarts:
 
     async def note_boot(self, worker: Worker) -> None:
         """Add a worker that has just asked for its first job."""
-        await asyncio.sleep(_LOGGED_S)
-        self.note(worker, worker.timeline() or "it has logged no timeline")
+        timeline = None
+        for _ in range(_LOOKS):
+            await asyncio.sleep(_LOOK_S)
+            if (timeline := worker.timeline()) is not None:
+                break
+        self.note(worker, timeline or "it has logged no timeline")
 
     def note(self, worker: Worker, timeline: str) -> None:
         """Add a worker that is ready."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from fractions import Fraction
 from typing import Any, Final
 
 from handler.local_queue import Status
 
 FINAL: Final = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.TIMED_OUT})
+
+RETRIABLE: Final = frozenset({Status.FAILED, Status.TIMED_OUT})
 
 NOTHING: Final = object()
 """The output of a job that has none, which None is not."""
@@ -139,6 +141,8 @@ class Job:
         self.output, self.error = output, error
         if self.output == self.chunks:  # A stream's final output repeats its chunks; one copy will do.
             self.output = self.chunks
+        if status not in RETRIABLE:  # Nobody will want its input again, which may be long.
+            self.asked = replace(self.asked, input=None)
         self.done.set()
         self.bell.ring()
 

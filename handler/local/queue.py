@@ -13,7 +13,7 @@ from typing import Final
 from engine.errors import InvalidRequest, PilotlightError
 from handler.local import history
 from handler.local.contracts import QueueCounts
-from handler.local.job import NOTHING, Asked, Job
+from handler.local.job import NOTHING, RETRIABLE, Asked, Job
 from handler.local.polls import Polls
 from handler.local.priority_map import PriorityMap
 from handler.local.record import Entry, Record, Unrecorded
@@ -119,7 +119,7 @@ class JobQueue:
             InvalidRequest: it is in another state.
         """
         job = self.get(job_id)
-        if job.status not in (Status.FAILED, Status.TIMED_OUT):
+        if job.status not in RETRIABLE:
             raise InvalidRequest(f"only a job that is FAILED or TIMED_OUT can be retried; {job_id} is {job.status}")
         self._ended.pop(job_id)
         job.ask_again(self._next_number(), self._clock())

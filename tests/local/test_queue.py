@@ -498,3 +498,16 @@ def test_results_are_kept_for_a_while_and_not_too_many(monkeypatch: pytest.Monke
     ids = [queue.submit(Asked(number)).id for number in range(50 + 2)]
     queue.purge()
     assert [queue.knows(job_id) for job_id in ids[:3]] == [False, False, True]
+
+
+def test_the_input_is_kept_only_of_what_can_be_retried() -> None:
+    async def scenario() -> None:
+        queue = JobQueue()
+        done, failed = (queue.submit(Asked({"prompt": "long"})) for _ in range(2))
+        queue.take_now("worker", 2)
+        queue.finish(done.id, "worker", "text")
+        queue.finish(failed.id, "worker", error="no")
+        assert (done.asked.input, failed.asked.input) == (None, {"prompt": "long"})
+        assert queue.retry(failed.id).for_worker()["input"] == {"prompt": "long"}
+
+    asyncio.run(scenario())
