@@ -54,10 +54,12 @@ RUN --mount=type=bind,from=requirements,source=/requirements,target=/requirement
 FROM foundation AS builder
 WORKDIR /source
 COPY . .
-# There is no compiler here, so the CPU kernels are left out; they come from a stage of their own.
+# There is no compiler here, so the CPU kernels are left out; they come from a stage of their own. What a worker never
+# imports is not compiled to byte-code, which is three quarters of what a change of code ships.
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m pip --python /opt/venv/bin/python install --no-compile --no-deps --target /opt/pilotlight . \
-    && PYTHONHASHSEED=0 /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/pilotlight
+    && PYTHONHASHSEED=0 /opt/venv/bin/python -m compileall -q -x '/warmup/|/handler/(local|billing/reading)/' \
+        --invalidation-mode unchecked-hash /opt/pilotlight
 ARG MODEL=demo
 ARG MODEL_REVISION=
 ARG QUANTIZE=none

@@ -56,10 +56,12 @@ def test_no_compiler_no_cache_no_tests(served: Served) -> None:
     assert "test" not in served.container.execute("ls", torch).split()
 
 
-def test_every_module_of_ours_has_byte_code_that_is_not_checked(served: Served) -> None:
+def test_every_module_a_worker_may_import_has_byte_code_that_is_not_checked(served: Served) -> None:
     program = (
-        "import pathlib, importlib.util as util; "
-        "paths = [util.cache_from_source(str(path)) for path in pathlib.Path('/opt/pilotlight').rglob('*.py')]; "
+        "import pathlib, re, importlib.util as util; "
+        "files = map(str, pathlib.Path('/opt/pilotlight').rglob('*.py')); "
+        "mine = [file for file in files if not re.search('/warmup/|/handler/(local|billing/reading)/', file)]; "
+        "paths = map(util.cache_from_source, mine); "
         "print({pathlib.Path(path).read_bytes()[4] for path in paths})"  # 1: hash-based, unchecked (PEP 552).
     )
     assert served.container.execute("python", "-c", program).strip() == "{1}"

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from warmup.plan import SHORTEST_IDLE_S, Plan
 from warmup.policies.histogram import kept
-from warmup.simulate.replay import Lives, Replay
+from warmup.simulate.abreast import Abreast, Several
+from warmup.simulate.replay import Replay
 from warmup.simulate.traffic import Traffic
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ class Trials:
         starts = costs.starts
         longest = [starts.cold.values[-1], *([starts.restores.seconds.values[-1]] if starts.restores else [])]
         self._lag_s = max(longest)
-        self._replays: list[Replay] | None = None
+        self._kept = Abreast(costs, np.array([plan.stays[0] for plan in _KEPT]))
+        self._pinged: list[Replay] | None = None
         self._costs = costs
         self.options = options(costs)
         self.first = math.floor(began / HOUR_S)
@@ -68,32 +70,26 @@ class Trials:
 
     def learn(self, history: History, now: float) -> None:
         """Take in what came since the last time, but for the length of a start: who waits for it is not known yet."""
-        import numpy as np
-
         until = now - self._lag_s
         if until <= self.until:
             return
         traffic = Traffic.of(history.since(self.until))
-        if self._replays is None:
-            self._replays = [Replay(traffic, self._costs) for _ in self.options]
         self._make_room(until)
-        count = int(traffic.times.searchsorted(until))
-        longest = float(traffic.gaps[1:count].max(initial=0.0))
-        hours = self._hours(until)
-        uninterrupted: list[int] = []
-        for column, (plan, replay) in enumerate(zip(self.options, self._replays, strict=True)):
-            seconds = plan.stays[0]
-            goes_on = count and plan.every is None and longest <= seconds
-            if goes_on and replay.outlasts(float(traffic.times[0]), seconds):
-                replay.work_on(float(traffic.reach[count - 1]))
-                uninterrupted.append(column)
-            else:
-                replay.go_on(traffic)
-                replay.advance(plan, self.until, until)
-                self._book(column, replay, hours)
-        rows, edges = hours
-        self.billed[rows, uninterrupted] += np.diff(edges)[:, None]  # A worker that was up all the time.
+        self._book(slice(len(_KEPT)), self._kept.advance(traffic, int(traffic.times.searchsorted(until))), until)
+        self._ping(traffic, until)
         self.until = until
+
+    def _ping(self, traffic: Traffic, until: float) -> None:
+        """The same for workers that are pinged."""
+        plans = self.options[len(_KEPT):]
+        if self._pinged is None:
+            self._pinged = [Replay(traffic, self._costs) for _ in plans]
+        for column, (plan, replay) in enumerate(zip(plans, self._pinged, strict=True), len(_KEPT)):
+            replay.go_on(traffic)
+            replay.advance(plan, self.until, until)
+            lives = several(replay)
+            if lives.began.size:
+                self._book(slice(column, column + 1), lives, until)
 
     def _make_room(self, until: float) -> None:
         import numpy as np
@@ -103,20 +99,15 @@ class Trials:
             more = np.zeros((missing, len(self.options)))
             self.billed, self.waited = np.concatenate([self.billed, more]), np.concatenate([self.waited, more])
 
-    def _book(self, column: int, replay: Replay, hours: tuple[slice, Floats]) -> None:
+    def _book(self, columns: slice, lives: Several, until: float) -> None:
         """Divide what is new of the workers' lives among the hours."""
         import numpy as np
 
-        ended, last = replay.take(), replay.standing
-        if ended:
-            asked, waited = (np.concatenate([getattr(one, name) for one in ended]) for name in ("asked", "waited"))
-            asked_in = (asked // HOUR_S).astype(np.int64) - self.first
-            np.add.at(self.waited[:, column], np.maximum(asked_in, 0), waited)
-        if math.isnan(last.began):
-            return
-        began, stopped = edges_of([*ended, _open(last.began, last.worked + last.stays)])
-        rows, edges = hours
-        self.billed[rows, column] += np.diff(up_to(edges, began, stopped))
+        ended = np.flatnonzero(lives.worker[1:] == lives.worker[:-1])
+        hours = np.maximum(0, (lives.asked[ended] // HOUR_S).astype(np.int64) - self.first)
+        np.add.at(self.waited[:, columns], (hours, lives.worker[ended]), lives.waited[ended])
+        rows, edges = self._hours(until)
+        self.billed[rows, columns] += np.diff(up_to(edges, lives), axis=0)
 
     def _hours(self, until: float) -> tuple[slice, Floats]:
         """The rows of what is new, and where one ends and the next begins."""
@@ -128,26 +119,26 @@ class Trials:
         return slice(first - self.first, first - self.first + edges.size - 1), edges
 
 
-def _open(began: float, stopped: float) -> Lives:
+def several(replay: Replay) -> Several:
+    """The lives of one worker that have ended, and the one that has not."""
     import numpy as np
 
-    nothing = np.zeros(1)
-    return Lives(np.array([began]), np.array([stopped]), nothing, nothing, nothing.astype(bool))
+    ended, last = replay.take(), replay.standing
+    if math.isnan(last.began):
+        return Several(np.zeros(0, np.int64), *[np.zeros(0)] * 4)
+    parts = [[one.began, one.stopped, one.asked, one.waited] for one in ended]
+    parts.append([[last.began], [last.worked + last.stays], [last.asked], [last.waited]])
+    began, stopped, asked, waited = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return Several(np.zeros(began.size, np.int64), began, stopped, asked, waited)
 
 
-def edges_of(lives: Sequence[Lives]) -> tuple[Floats, Floats]:
-    """Beginnings and ends in order; ends as they are billed, up to the second."""
+def up_to(moments: Floats, lives: Several) -> Floats:
+    """Seconds up to each moment as they are billed, each life up to whole ones; shape [moments, workers]."""
     import numpy as np
 
-    began, stopped = (np.concatenate(parts) for parts in zip(*((one.began, one.stopped) for one in lives), strict=True))
-    return began, began + np.ceil(stopped - began)
-
-
-def up_to(moments: Floats, began: Floats, stopped: Floats) -> Floats:
-    """Billed seconds up to each moment; lives ascending."""
-    import numpy as np
-
-    sums = np.concatenate([[0.0], np.cumsum(stopped - began)])
-    started = began.searchsorted(moments)
-    beyond = np.maximum(0.0, stopped[started - 1] - moments)
-    return sums[started] - np.where(started > 0, beyond, 0.0)
+    billed = np.ceil(lives.stopped - lives.began)
+    sums = np.append(0.0, np.cumsum(billed))
+    first = np.flatnonzero(np.diff(lives.worker, prepend=-1))
+    started = np.stack([part.searchsorted(moments) for part in np.split(lives.began, first[1:])], 1) + first
+    beyond = np.maximum(0.0, (lives.began + billed)[started - 1] - moments[:, None])
+    return sums[started] - np.where(started > first, beyond, 0.0)

@@ -121,15 +121,6 @@ class Replay:
         """Take further arrivals: those since the moment up to which the replay has come."""
         self._traffic, self._next = traffic, 0
 
-    def outlasts(self, first: float, stays: float) -> bool:
-        """Whether a worker is up that, kept so long after its last work, is still up when the next comes."""
-        return not math.isnan(self._standing.began) and first <= self._standing.worked + stays
-
-    def work_on(self, reach: float) -> None:
-        """Have the worker that is up serve what comes with no gap that it does not outlast; done at `reach` if warm."""
-        last = self._standing
-        last.worked, last.work_ends = max(last.worked, reach), max(last.work_ends, reach)
-
     def start_warm(self, now: float, worked: float, stays: float) -> None:
         """Have a worker up that is ready, is billed from `now`, had its last work until `worked`, and stays so long
         after it."""
@@ -277,7 +268,7 @@ class _Walk:
             place = int(times[1:].searchsorted(before.worked + (self._stays + JUST_S), side="right")) + 1
         if (after[place:] == np.arange(place + 1, after.size + 1)).all():
             return np.arange(place, after.size)
-        return np.array(_hop(after.tolist(), place), np.int64)
+        return np.array(hop(after.tolist(), place), np.int64)
 
     def _ends(self, chain: Indices) -> Floats:
         """When the work ends of each life that begins here."""
@@ -326,7 +317,7 @@ def _closed(lives: Lives) -> Lives:
     return Lives(lives.began[:-1], lives.stopped[:-1], lives.asked[:-1], lives.waited[:-1], lives.cold[:-1])
 
 
-def _hop(after: list[int], place: int) -> list[int]:
+def hop(after: list[int], place: int) -> list[int]:
     """From a place to the place after it, until the end."""
     visited, end = [], len(after)
     while place < end:
