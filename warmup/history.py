@@ -52,7 +52,7 @@ class History:
             raise InvalidTrace(f"{came.size} arrivals and {took.size} service times: there must be one for each")
         if not (np.isfinite(came).all() and np.isfinite(took).all() and (took >= 0).all()):
             raise InvalidTrace("arrivals and service times must be finite numbers, and service times not negative")
-        if (np.diff(came) < 0).any():
+        if (came[1:] < came[:-1]).any():
             order = np.argsort(came, kind="stable")
             came, took = came[order], took[order]
         first = float(came[0]) if came.size else 0.0

@@ -48,6 +48,10 @@ _PRIOR_HOURS = 2.0
 """How many hours of the overall mean each hour of the day or week begins with."""
 
 
+_AT_ONCE = min(way.season for way in WAYS if way.season > 1)
+"""Hours that are taken in at once: no two of them are the same in any season."""
+
+
 class Forecasts:
     """Held-out choice among the ways: every hour each is judged by what its choice cost, before it learns of the hour.
 
@@ -60,37 +64,59 @@ class Forecasts:
         import numpy as np
 
         self._times = times
-        self._sums = [np.zeros((way.season, options)) for way in WAYS]
+        self._sums = {place: np.zeros((way.season, options)) for place, way in enumerate(WAYS) if way.season > 1}
         self._totals = np.zeros((len(WAYS), options))
-        self._fades = np.array([[0.5 ** (1 / way.half_life)] for way in WAYS])
+        fades = np.array([[[0.5 ** (1 / way.half_life)]] for way in WAYS])
+        back = np.subtract.outer(np.arange(_AT_ONCE + 1), np.arange(_AT_ONCE + 1))
+        self._decays = np.tril(fades ** np.maximum(back, 0))  # Of what came so many hours ago, for each way.
         self._products = np.zeros((options, options))
         self._gained, self._squares = np.zeros(len(WAYS)), np.zeros(len(WAYS))
         self.hours = 0
 
-    def learn(self, hour: int, losses: Floats) -> None:
-        """Take in an hour that is over.
+    def learn(self, first: int, losses: Floats) -> None:
+        """Take in hours that are over, one after the other.
 
         Args:
-            hour: hours since 1970.
-            losses: of each keep-alive time, in seconds of the worker.
+            first: the first of them, in hours since 1970.
+            losses: of each keep-alive time, in seconds of the worker; shape [hours, options].
         """
+        for start in range(0, len(losses), _AT_ONCE):
+            self._judge(first + start, losses[start:start + _AT_ONCE])
+
+    def _judge(self, first: int, losses: Floats) -> None:
+        """The same for no more hours than the shortest season has."""
         import numpy as np
 
-        choices = _longest_least(np.stack([self._expected(way, hour) for way in range(len(WAYS))]))
-        gained = losses[choices[0]] - losses[choices]
-        self._gained = _FADE * self._gained + gained
-        self._squares = _FADE * self._squares + gained**2
-        self._products += np.outer(losses, losses)
-        self._totals = self._totals * self._fades + losses
-        for way, sums, fade in zip(WAYS, self._sums, self._fades, strict=True):
-            if way.season > 1:
-                np.multiply(sums, fade, out=sums)
-                sums[hour % way.season] += losses
-        self.hours += 1
+        count = len(losses)
+        spent = losses[np.arange(count), _longest_least(self._take_in(first, losses))]
+        gained, fades = spent[0] - spent, _FADE ** np.arange(count - 1.0, -1.0, -1.0)
+        self._gained = _FADE**count * self._gained + gained @ fades
+        self._squares = _FADE**count * self._squares + gained**2 @ fades
+        self._products += losses.T @ losses
+
+    def _take_in(self, first: int, losses: Floats) -> Floats:
+        """What each way expected of each hour before it knew of it; shape [ways, hours, options]."""
+        import numpy as np
+
+        count = len(losses)
+        known = np.empty((len(WAYS), count + 1, losses.shape[1]))
+        known[:, 0], known[:, 1:] = self._totals, losses
+        totals = self._decays[:, : count + 1, : count + 1] @ known
+        expected, self._totals = totals[:, :count], totals[:, count]
+        hours = np.arange(count)
+        for way, sums in self._sums.items():
+            season, decays = WAYS[way].season, self._decays[way, : count + 1, : count + 1, None]
+            rows = (first + hours) % season
+            expected[way] *= _PRIOR_HOURS / np.maximum(season, self.hours + hours)[:, None]
+            expected[way] += sums[rows] * decays[:count, 0]
+            np.multiply(sums, decays[count, 0], out=sums)
+            sums[rows] += losses * decays[count, 1:]
+        self.hours += count
+        return expected
 
     def choose(self, way: int, hour: int) -> int:
         """The keep-alive time, by its place, that a way would take for an hour."""
-        return int(_longest_least(self._expected(way, hour)[None])[0])
+        return int(_longest_least(self._expected(way, hour)))
 
     def _expected(self, way: int, hour: int) -> Floats:
         """Losses of each time in hours like this one, as a way has them; in proportion."""
@@ -112,10 +138,10 @@ class Forecasts:
         import numpy as np
 
         total, products = self._totals[0] + running, self._products + np.outer(running, running)
-        [least] = _longest_least(total[None])
+        least = int(_longest_least(total))
         squares = products.diagonal() - 2 * products[least] + products[least, least]
         if least >= self._times:
-            return int(least)
+            return least
         errors = (total - total[least]) / np.sqrt(np.maximum(squares, 1e-9))
         belief = np.cumsum(np.exp(-(errors[: self._times] ** 2)))
         return int(belief.searchsorted(belief[-1] / 2))
@@ -130,9 +156,10 @@ class Forecasts:
 
 
 def _longest_least(losses: Floats) -> NDArray[np.int64]:
-    """The place of the least in each row; of equals the last: that time has then met no gap that it did not outlast."""
+    """The place of the least along the last axis; of equals the last: that time has then met no gap that it did not
+    outlast."""
     import numpy as np
 
-    least = losses.min(1, keepdims=True)
+    least = losses.min(-1, keepdims=True)
     near = losses <= least + _EQUAL * np.abs(least)
-    return near.shape[1] - 1 - near[:, ::-1].argmax(1)
+    return near.shape[-1] - 1 - near[..., ::-1].argmax(-1)

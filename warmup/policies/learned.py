@@ -70,8 +70,8 @@ class _Past:
         trials, forecasts = self._trials, self._forecasts
         trials.learn(history, now)
         over = math.floor(trials.until / HOUR_S) - trials.first
-        while forecasts.hours < over:
-            forecasts.learn(trials.first + forecasts.hours, self._losses(forecasts.hours))
+        if forecasts.hours < over:
+            forecasts.learn(trials.first + forecasts.hours, self._losses(slice(forecasts.hours, over)))
 
     def plan(self, history: History, now: float, until: float) -> Plan:
         """For now, until the choice would be another one."""
@@ -105,6 +105,6 @@ class _Past:
         row = self._forecasts.hours
         return self._losses(row) if row < len(self._trials.billed) else np.zeros(len(self._trials.options))
 
-    def _losses(self, row: int) -> Floats:
-        """Of an hour, in seconds of the worker."""
-        return self._trials.billed[row] + self._costs.wait_value * self._trials.waited[row]
+    def _losses(self, rows: int | slice) -> Floats:
+        """Of an hour or of several, in seconds of the worker."""
+        return self._trials.billed[rows] + self._costs.wait_value * self._trials.waited[rows]

@@ -69,7 +69,7 @@ def _best(gaps: Floats, costs: Costs) -> Stretch | None:
     """The cheapest of the stretches that begin and end where idle times do."""
     import numpy as np
 
-    heads, tails = np.quantile(gaps, _HEADS), np.quantile(gaps, _TAILS)
+    heads, tails = np.split(np.quantile(gaps, (*_HEADS, *_TAILS)), [len(_HEADS)])
     start_s = costs.starts.cold.mean
     found = []
     for first, head, tail in product(_FIRST_S, heads.tolist(), tails.tolist()):

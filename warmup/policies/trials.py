@@ -12,8 +12,6 @@ from warmup.simulate.replay import Replay
 from warmup.simulate.traffic import Traffic
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from warmup.costs import Costs
     from warmup.history import Floats, History
 
@@ -75,7 +73,8 @@ class Trials:
             return
         traffic = Traffic.of(history.since(self.until))
         self._make_room(until)
-        self._book(slice(len(_KEPT)), self._kept.advance(traffic, int(traffic.times.searchsorted(until))), until)
+        count = int(traffic.times.searchsorted(until))
+        self._book(slice(len(_KEPT)), self._kept.advance(traffic, count), until)
         self._ping(traffic, until)
         self.until = until
 
@@ -88,7 +87,7 @@ class Trials:
             replay.go_on(traffic)
             replay.advance(plan, self.until, until)
             lives = several(replay)
-            if lives.began.size:
+            if lives is not None:
                 self._book(slice(column, column + 1), lives, until)
 
     def _make_room(self, until: float) -> None:
@@ -103,7 +102,7 @@ class Trials:
         """Divide what is new of the workers' lives among the hours."""
         import numpy as np
 
-        ended = np.flatnonzero(lives.worker[1:] == lives.worker[:-1])
+        ended = np.delete(np.arange(lives.worker.size), lives.first - 1)  # The last of each may go on.
         hours = np.maximum(0, (lives.asked[ended] // HOUR_S).astype(np.int64) - self.first)
         np.add.at(self.waited[:, columns], (hours, lives.worker[ended]), lives.waited[ended])
         rows, edges = self._hours(until)
@@ -119,17 +118,17 @@ class Trials:
         return slice(first - self.first, first - self.first + edges.size - 1), edges
 
 
-def several(replay: Replay) -> Several:
-    """The lives of one worker that have ended, and the one that has not."""
+def several(replay: Replay) -> Several | None:
+    """The lives of one worker that have ended, and the one that has not; None where there is none."""
     import numpy as np
 
     ended, last = replay.take(), replay.standing
     if math.isnan(last.began):
-        return Several(np.zeros(0, np.int64), *[np.zeros(0)] * 4)
-    parts = [[one.began, one.stopped, one.asked, one.waited] for one in ended]
-    parts.append([[last.began], [last.worked + last.stays], [last.asked], [last.waited]])
-    began, stopped, asked, waited = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return Several(np.zeros(began.size, np.int64), began, stopped, asked, waited)
+        return None
+    parts = [np.stack([one.began, one.stopped, one.asked, one.waited]) for one in ended]
+    parts.append(np.array([[last.began], [last.worked + last.stays], [last.asked], [last.waited]]))
+    began, stopped, asked, waited = np.concatenate(parts, 1)
+    return Several(np.zeros(1, np.int64), np.zeros(began.size, np.int64), began, stopped, asked, waited)
 
 
 def up_to(moments: Floats, lives: Several) -> Floats:
@@ -138,7 +137,10 @@ def up_to(moments: Floats, lives: Several) -> Floats:
 
     billed = np.ceil(lives.stopped - lives.began)
     sums = np.append(0.0, np.cumsum(billed))
-    first = np.flatnonzero(np.diff(lives.worker, prepend=-1))
-    started = np.stack([part.searchsorted(moments) for part in np.split(lives.began, first[1:])], 1) + first
+    first = lives.first
+    origin = moments[0] - 1
+    length = moments[-1] - origin + 1
+    axis = np.maximum(0.0, lives.began - origin) + lives.worker * length  # One search for all workers.
+    started = axis.searchsorted((moments - origin)[:, None] + lives.worker[first] * length)
     beyond = np.maximum(0.0, (lives.began + billed)[started - 1] - moments[:, None])
     return sums[started] - np.where(started > first, beyond, 0.0)

@@ -29,12 +29,14 @@ class Several(NamedTuple):
     """Lives of several workers: those of the first, then of the second, each in order. The last of each may go on.
 
     Attributes:
+        first: the row with which each worker's begin; of other length than the rest.
         worker: whose, counted from 0.
         began: when it started, in seconds since 1970, and `stopped` when it stops if nothing more comes.
         asked: when the first work came.
         waited: seconds that users waited for its start.
     """
 
+    first: Indices
     worker: Indices
     began: Floats
     stopped: Floats
@@ -58,53 +60,54 @@ class Abreast:
         """Serve the first arrivals of those that come next; all lives of that stretch."""
         import numpy as np
 
+        if not count:
+            worker = np.arange(self._stays.size)
+            return Several(worker, worker, self._began, self._worked + self._stays, self._began, self._waited)
         walk = _Walk(traffic, count, self._costs, self._stays, self._worked)
         chain, worked = walk.solve()
         worker, began, waited = walk.worker[chain], walk.times[chain], walk.waits(chain)
-        first = np.flatnonzero(np.diff(worker, prepend=-1))
+        first = chain.searchsorted(walk.first)
         began[first], waited[first] = self._began, self._waited
         last = np.append(first[1:], chain.size) - 1
         self._began, self._worked, self._waited = began[last], worked[last], waited[last]
-        return Several(worker, began, worked + self._stays[worker], began, waited)
+        return Several(first, worker, began, worked + self._stays[worker], began, waited)
 
 
 class _Walk:
     """The starts of all workers.
 
     Attributes:
-        worker: of each place: the life that stands, and what may start another.
-        times: when that comes.
+        worker: of each place: first the life that stands, then what may start another.
+        times: when that comes; of the life that stands it says nothing.
+        first: the places of the lives that stand.
     """
 
     def __init__(self, traffic: Traffic, count: int, costs: Costs, stays: Floats, before: Floats) -> None:
         import numpy as np
 
-        self._traffic, self._starts = traffic, costs.starts
-        self._over = float(traffic.reach[count - 1]) if count else -np.inf
+        self._traffic, self._starts, self._stays, self._before = traffic, costs.starts, stays, before
         heads = traffic.heads_within(0, count, stays[0] + JUST_S)
-        gaps = np.append(np.inf, traffic.gaps[heads])
-        may = stays.searchsorted(gaps - JUST_S) > np.arange(stays.size)[:, None]
-        counts = np.count_nonzero(may, 1)
-        self._first = np.cumsum(counts) - counts
+        outlasted = stays.searchsorted(np.append(np.inf, traffic.gaps[heads] - JUST_S)).astype(np.int8)
+        may = outlasted > np.arange(stays.size, dtype=np.int8)[:, None]
+        counts = outlasted.size - np.cumsum(np.bincount(outlasted))[:-1]
+        self.first = np.cumsum(counts) - counts
         self.worker = np.repeat(np.arange(stays.size), counts)
-        place = np.flatnonzero(may) - self.worker * gaps.size
-        self.times = np.append(_LONG_AGO_S, traffic.times[heads])[place]
-        self._idle_since = np.append(_LONG_AGO_S, traffic.times[heads] - traffic.gaps[heads])[place]
-        if count:
-            self._idle_since[self._first + 1] = before
-        self._own = np.append(0.0, traffic.services[heads])[place]
-        self._stays, self._before = stays, before
-        self._lay_out(traffic.times[0] if count else 0.0, traffic.times[count - 1] if count else 0.0)
+        self._places = heads[np.flatnonzero(may) - self.worker * outlasted.size - 1]
+        self.times = traffic.times[self._places]
+        self._idle_since = self.times - traffic.gaps[self._places]
+        self._idle_since[self.first + 1] = before
+        self._over = float(traffic.reach[count - 1])
+        self._lay_out(traffic.times[0], traffic.times[count - 1])
 
-    def _lay_out(self, begin: float, end: float) -> None:
+    def _lay_out(self, begin: np.float64, end: np.float64) -> None:
         """One axis for all workers, so that one search is for all: the times of one, then of the next."""
         import numpy as np
 
         length = end - begin
         self._origins = begin - np.arange(self._stays.size) * (length + 2)
         self._axis = self.times - self._origins[self.worker]
-        self._axis[self._first] = begin - 1 - self._origins
-        self._ends = self._axis[self._first] + length + 1.5
+        self._axis[self.first] = begin - 1 - self._origins
+        self._ends = self._axis[self.first] + length + 1.5
 
     def solve(self) -> tuple[Indices, Floats]:
         """The places of the lives, those that stand and those that begin; and when the work of each ends."""
@@ -127,24 +130,24 @@ class _Walk:
         import numpy as np
 
         self._ready = self.times + length
-        own = self._own
+        own = self._traffic.services[self._places]
         if self._traffic.service is None:
             own = np.maximum(own, self._traffic.longest(self.times, self._ready))
         self._worked = self._ready + own
-        self._worked[self._first] = self._before
+        self._worked[self.first] = self._before
 
     def _follow(self) -> tuple[Indices, Floats]:
         """The lives that come to be, and when the work of each ends."""
         import numpy as np
 
         stops = self._worked + (self._stays + JUST_S - self._origins)[self.worker]
-        stops[self._first] = np.maximum(stops[self._first], self._axis[self._first])
+        stops[self.first] = np.maximum(stops[self.first], self._axis[self.first])
         after = self._axis.searchsorted(np.minimum(stops, self._ends[self.worker]), side="right")
-        chain = np.array(hop(after.tolist(), 0))
+        chain = hop(after, 0)
         over = np.append(self._idle_since[chain[1:]], self._over)
-        over[chain[1:].searchsorted(self._first[1:])] = self._over
+        over[chain[1:].searchsorted(self.first[1:])] = self._over
         return chain, np.maximum(self._worked[chain], over)
 
     def waits(self, chain: Indices) -> Floats:
         """Seconds that users wait for each of these."""
-        return self._traffic.waits(self.times[chain], self._ready[chain])[0]
+        return self._traffic.waits(self._places[chain], self._ready[chain])[0]

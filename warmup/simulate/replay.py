@@ -59,6 +59,7 @@ class Events(NamedTuple):
         reach: by when all up to here are done if warm.
         gaps: idle seconds before each if warm.
         users: whether it is a user's request.
+        places: of the first request that comes no earlier.
         work_ends: when all work of requests and pings would be done if warm; before everything where there is none.
     """
 
@@ -67,6 +68,7 @@ class Events(NamedTuple):
     reach: Floats
     gaps: Floats
     users: NDArray[np.bool_]
+    places: Indices
     work_ends: float
 
 
@@ -214,9 +216,11 @@ class _Walk:
         self._settled = starts.restores is None and not later and not before.later
 
     def solve(self) -> Indices:
-        """Which events start a worker, as places among those that may."""
+        """Which events start a worker."""
         import numpy as np
 
+        if self._times.size == 1 and self._gaps[0] <= self._before.stays + JUST_S:
+            return self._may[:0]
         while True:
             self._start_all()
             chain = self._follow()
@@ -268,7 +272,7 @@ class _Walk:
             place = int(times[1:].searchsorted(before.worked + (self._stays + JUST_S), side="right")) + 1
         if (after[place:] == np.arange(place + 1, after.size + 1)).all():
             return np.arange(place, after.size)
-        return np.array(hop(after.tolist(), place), np.int64)
+        return hop(after, place)
 
     def _ends(self, chain: Indices) -> Floats:
         """When the work ends of each life that begins here."""
@@ -291,7 +295,7 @@ class _Walk:
         """The lives that begin with these starts; the last one is open. And when that has done what it began with."""
         chain = self._may.searchsorted(starts)
         asked, ready = self._times[chain], self._ready[chain]
-        waited, count = self._traffic.waits(asked, ready)
+        waited, count = self._traffic.waits(self._events.places[starts], ready)
         worked = self._ends(chain)
         cold = (count > 0) | (self._events.users[starts] & ~self._prewarmed[chain])
         return Lives(self._born[chain], worked + self._stays, asked, waited, cold), float(self._worked[chain[-1]])
@@ -317,13 +321,15 @@ def _closed(lives: Lives) -> Lives:
     return Lives(lives.began[:-1], lives.stopped[:-1], lives.asked[:-1], lives.waited[:-1], lives.cold[:-1])
 
 
-def hop(after: list[int], place: int) -> list[int]:
-    """From a place to the place after it, until the end."""
-    visited, end = [], len(after)
-    while place < end:
-        visited.append(place)
-        place = after[place]
-    return visited
+def hop(after: Indices, place: int) -> Indices:
+    """From a place to the place after it, until the end; twice as far each time."""
+    import numpy as np
+
+    jump, visited = np.append(after, after.size), np.array([place])
+    while visited[-1] < after.size:
+        visited = np.concatenate([visited, jump[visited]])
+        jump = jump[jump]
+    return visited[: visited.searchsorted(after.size)]
 
 
 def gather(traffic: Traffic, first: int, after: int, plan: Plan, costs: Costs, now: float, until: float) -> Events:
@@ -339,14 +345,15 @@ def gather(traffic: Traffic, first: int, after: int, plan: Plan, costs: Costs, n
     times, services, reach = traffic.times[heads], traffic.services[heads], traffic.reach[tails]
     users, last = np.ones(heads.size, bool), float(reach[-1]) if heads.size else -math.inf
     if not plan.held and plan.every is None:
-        return Events(times, services, reach, traffic.gaps[heads], users, last)
+        return Events(times, services, reach, traffic.gaps[heads], users, heads, last)
     more, own, ends, over = _planned(plan, costs, now, until)
     place = times.searchsorted(more, side="right")
     times = np.insert(times, place, more)
     reach = np.maximum.accumulate(np.insert(reach, place, ends))
     gaps = np.concatenate([[np.inf], times[1:] - reach[:-1]])[: times.size]
+    places = np.insert(heads, place, traffic.times.searchsorted(more))
     return Events(
-        times, np.insert(services, place, own), reach, gaps, np.insert(users, place, False), max(last, over)
+        times, np.insert(services, place, own), reach, gaps, np.insert(users, place, False), places, max(last, over)
     )
 
 

@@ -51,7 +51,8 @@ class Traffic:
         np.subtract(times[1:], reach[:-1], out=gaps[1:])
         sums = np.zeros(times.size + 1)
         if times.size:
-            np.cumsum(times - times[0], out=sums[1:])
+            np.subtract(times, times[0], out=sums[1:])
+            np.cumsum(sums[1:], out=sums[1:])
         heads = np.flatnonzero(gaps > SHORTEST_IDLE_S)
         return cls(times, services, reach, gaps, sums, float(services[0]) if same else None, heads)
 
@@ -68,9 +69,9 @@ class Traffic:
             heads = heads[self.gaps[heads] > stays]
         return np.concatenate([np.arange(first, min(after, first + 1)), heads])
 
-    def waits(self, starts: Floats, ready: Floats) -> tuple[Floats, NDArray[np.int64]]:
-        """Seconds that users wait for workers that start at `starts` and are ready at `ready`, and how many do."""
-        first, after = self.times.searchsorted(starts), self.times.searchsorted(ready)
+    def waits(self, first: NDArray[np.int64], ready: Floats) -> tuple[Floats, NDArray[np.int64]]:
+        """Seconds that users wait for workers that are ready at `ready`, from request `first` on, and how many do."""
+        after = self.times.searchsorted(ready)
         origin = self.times[0] if len(self) else 0.0
         count = after - first
         return count * (ready - origin) - (self.sums[after] - self.sums[first]), count
