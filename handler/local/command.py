@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,21 +11,7 @@ import typer
 
 from engine.config import Device, DType, Quantization
 from engine.options import DEVICE, DTYPE, MODEL, QUANTIZE, ContextOption, MemoryOption
-
-
-def parse_price(text: str) -> Decimal:
-    """US dollars, from a text such as 0.00031.
-
-    Raises:
-        typer.BadParameter: it is no amount.
-    """
-    try:
-        price = Decimal(text)
-    except InvalidOperation:
-        price = Decimal("NaN")
-    if not price.is_finite() or price < 0:
-        raise typer.BadParameter(f"{text} is no price; write dollars a second, like 0.00031", param_hint="--gpu-price")
-    return price
+from handler.billing.options import parse_price
 
 
 def up(
