@@ -56,6 +56,11 @@ class Stage:
                 return seconds
         raise AssertionError(f"{name} ended without a token")
 
+    def cached(self, name: str) -> int:
+        """Prompt tokens that a running request found in the prefix cache."""
+        [request] = [request for request in self.core.scheduler.running if request.id == name]
+        return request.cached_tokens or 0
+
     def clear(self) -> None:
         """End everything."""
         for request in self.core.scheduler.running:
@@ -93,13 +98,17 @@ def _long_prompt_once(stage: Stage, length: int, others: int) -> dict[str, list[
 
 def shared_prefix(stage: Stage, prefix: int, own: int, repeats: int) -> dict[str, Any]:
     """Seconds to the first token of a prompt whose first `prefix` tokens are new, and of one that shares them."""
-    new, shared = list[float](), list[float]()
+    times: dict[str, list[float]] = {"new": [], "shared": []}
+    cached = dict[str, int]()
     for _ in range(repeats):
         beginning = stage.prompt(prefix)
-        for times in (new, shared):
-            times.append(sum(stage.until_token(stage.add(beginning + stage.prompt(own), 2))))
+        for kind, seconds in times.items():
+            name = stage.add(beginning + stage.prompt(own), 2)
+            seconds.append(sum(stage.until_token(name)))
+            cached[kind] = stage.cached(name)
             stage.clear()
     return {
-        "prefix_tokens": prefix, "own_tokens": own, "new_s": new, "shared_s": shared,
-        "ratio": statistics.median(new) / statistics.median(shared),
+        "prefix_tokens": prefix, "own_tokens": own, "cached_tokens": cached,
+        "new_s": times["new"], "shared_s": times["shared"],
+        "ratio": statistics.median(times["new"]) / statistics.median(times["shared"]),
     }

@@ -129,11 +129,14 @@ class Index:
         return {binary.key: binary for binary in sorted(serving, key=lambda binary: binary.architecture)}
 
     def joined(self, newer: Index) -> Index:
-        """Both, the newer where they have the same variant; only the newer if they differ in compiler or source."""
-        if (self.triton, self.source) != (newer.triton, newer.source):
-            return newer
-        binaries = {(binary.key, binary.target): binary for binary in (*self.binaries, *newer.binaries)}
-        return Index(newer.triton, newer.source, tuple(binaries.values()))
+        """Both, the newer where they have the same variant; only the newer if they differ in compiler or source.
+
+        In the same order whatever the order in which they were compiled, so that an image of them can be made again.
+        """
+        same = (self.triton, self.source) == (newer.triton, newer.source)
+        known = (*self.binaries, *newer.binaries) if same else newer.binaries
+        binaries = {(binary.key, binary.target): binary for binary in known}
+        return Index(newer.triton, newer.source, tuple(sorted(binaries.values(), key=_place)))
 
     def require_current(self) -> None:
         """Hold the index against the kernels' sources as they are installed.
@@ -187,6 +190,11 @@ def source_hash() -> str:
         content = path.read_bytes()
         digest.update(f"{path.name} {len(content)}\n".encode() + content)
     return digest.hexdigest()
+
+
+def _place(binary: Binary) -> tuple[str, str, list[str]]:
+    """Where it stands in an index; variants with the same code share a file."""
+    return binary.file, str(binary.arguments), sorted(map(str, binary.constants.items()))
 
 
 def _architecture(target: str) -> tuple[int, bool]:

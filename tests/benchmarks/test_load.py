@@ -62,7 +62,8 @@ def test_every_part_runs_at_a_tiny_shape(tmp_path: Path) -> None:
         assert 0 < load["itl_s"]["p50"] <= load["itl_s"]["p99"]
     assert all(level["output_tokens_per_s"] > 0 for level in found["concurrency"])
     assert found["long-prompt"]["ratio"] > 0
-    assert found["shared-prefix"]["ratio"] > 1, "tokens computed before cost as much as new ones"
+    prefix = found["shared-prefix"]
+    assert prefix["cached_tokens"] == {"new": 0, "shared": prefix["prefix_tokens"]}, "whole pages"
     assert "measured" in curve.read_text()
 
 

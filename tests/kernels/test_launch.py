@@ -23,13 +23,13 @@ pytest.importorskip("cuda.bindings")
 from kernels.gpu import launch
 from kernels.gpu.compiler import compile_variant, ptx_parameters
 from kernels.gpu.driver import CudaDriver, DriverMissing
-from kernels.gpu.index import Binary, Index, IndexBroken, IndexMissing, IndexStale
+from kernels.gpu.index import Index, IndexBroken, IndexMissing, IndexStale
 from kernels.gpu.launch import KernelMissing, PrecompiledLauncher
 from kernels.gpu.norm import rms_norm
 from kernels.gpu.parameters import ArgumentUnfit, Parameters
 from kernels.gpu.specification import Constant, Variant
 from tests.kernels.compiled import compiled_kernels
-from tests.kernels.values import values_for
+from tests.kernels.values import binary_of_each, values_for
 
 ROOT = Path(__file__).parent.parent.parent
 STREAM = 0x5EED
@@ -250,20 +250,19 @@ class Tensor:
 
 from kernels.gpu.index import Index
 from kernels.gpu.launch import _TYPES, open_launcher
-from tests.kernels.values import values_for
+from tests.kernels.values import binary_of_each, values_for
 
 sys.modules["torch"] = SimpleNamespace(_C=SimpleNamespace(_cuda_getCurrentRawStream=lambda device: 0x5EED))
 folder, sizes = Path(sys.argv[1]), json.loads(sys.argv[2])
 names = {f"*{ours}": dtype for dtype, ours in _TYPES.items()}
 launcher = open_launcher(folder, 0)
-for binary in Index.read(folder).binaries:
-    if binary.file in sizes:
-        os.environ["STUB_SIZES"] = ",".join(map(str, sizes[binary.file]))
-        arguments = [
-            Tensor(names[kind], value) if kind in names else value
-            for (_, kind), value in zip(binary.arguments, values_for(binary))
-        ]
-        launcher.launch(binary.kernel, binary.constants, (3, 2, 1), arguments)
+for binary in binary_of_each(Index.read(folder)):
+    os.environ["STUB_SIZES"] = ",".join(map(str, sizes[binary.kernel]))
+    arguments = [
+        Tensor(names[kind], value) if kind in names else value
+        for (_, kind), value in zip(binary.arguments, values_for(binary))
+    ]
+    launcher.launch(binary.kernel, binary.constants, (3, 2, 1), arguments)
 assert "triton" not in sys.modules
 """
 
@@ -280,14 +279,10 @@ def stub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return library.parent
 
 
-def binary_of_each(folder: Path) -> dict[str, Binary]:
-    return {binary.kernel: binary for binary in Index.read(folder).binaries if binary.target == "sm_90a"}
-
-
 def run_with_stub(stub: Path, folder: Path, log: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     sizes = {
-        binary.file: ptx_parameters(compile_variant(Variant(binary.kernel, binary.constants, binary.types), 90).ptx)
-        for binary in binary_of_each(folder).values()
+        binary.kernel: ptx_parameters(compile_variant(Variant(binary.kernel, binary.constants, binary.types), 90).ptx)
+        for binary in binary_of_each(Index.read(folder))
     }
     return subprocess.run(
         [sys.executable, "-c", WITH_STUB, str(folder), json.dumps(sizes)], capture_output=True, text=True, check=False,
@@ -304,7 +299,7 @@ def test_the_driver_reads_every_kernels_arguments_as_its_cubin_declares_them(
     lines = (tmp_path / "log").read_text().splitlines()
     launched = [line.split()[1:] for line in lines if line.startswith("launch")]
     expected = []
-    for binary in binary_of_each(folder).values():
+    for binary in binary_of_each(Index.read(folder)):
         shape = ["3", "2", "1", str(32 * binary.warps), "1", "1", str(binary.shared), hex(STREAM)]
         kinds = [kind for _, kind in binary.arguments]
         values = zip(kinds, values_for(binary), strict=True)
@@ -312,7 +307,7 @@ def test_the_driver_reads_every_kernels_arguments_as_its_cubin_declares_them(
         expected.append([*shape, *packed, "00" * 8, "00" * 8])
     assert sorted(launched) == sorted(expected)
     allowed = {line.split()[2] for line in lines if line.startswith("attribute 8 ")}
-    assert allowed == {str(binary.shared) for binary in binary_of_each(folder).values() if binary.shared > 48 * 1024}
+    assert allowed == {str(binary.shared) for binary in binary_of_each(Index.read(folder)) if binary.shared > 48 * 1024}
 
 
 def test_a_launch_that_the_driver_refuses_names_kernel_call_and_code(stub: Path, folder: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -195,7 +196,14 @@ def test_two_processes_give_the_same_bytes_as_one(tmp_path: Path, monkeypatch: p
     alone = precompile([NORM, WIDER_NORM], [80], tmp_path / "alone", jobs=1)
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "another cache"))
     together = precompile([NORM, WIDER_NORM], [80], tmp_path / "together", jobs=2)
-    assert {binary.sha256 for binary in together.binaries} == {binary.sha256 for binary in alone.binaries}
+    assert together.binaries == alone.binaries
+
+
+def test_an_index_has_one_order_whatever_was_compiled_first() -> None:
+    binaries = [replace(binary_of("sm_80"), constants={"BLOCK": block}, sha256="same code") for block in range(3)]
+    forward, backward = (Index("3.7.1", "", tuple(order)) for order in (binaries, binaries[::-1]))
+    nothing = Index("", "", ())
+    assert nothing.joined(forward) == nothing.joined(backward) == backward.joined(forward)
 
 
 def test_a_cubin_holds_no_path_of_the_machine_that_made_it() -> None:
@@ -206,7 +214,7 @@ def test_compiling_again_adds_to_the_folder(tmp_path: Path) -> None:
     precompile([NORM], [80], tmp_path, jobs=1)
     precompile([NORM, WIDER_NORM], [89], tmp_path, jobs=1)
     found = [(binary.constants["BLOCK"], binary.target) for binary in Index.read(tmp_path).binaries]
-    assert sorted(found) == [(128, "sm_80"), (128, "sm_89"), (256, "sm_89")]
+    assert found == [(128, "sm_80"), (128, "sm_89"), (256, "sm_89")]
 
 
 def test_what_other_sources_made_is_replaced_and_its_files_removed(tmp_path: Path) -> None:

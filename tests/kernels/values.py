@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from kernels.gpu.index import Binary
+from kernels.gpu.index import Binary, Index
+
+
+def binary_of_each(index: Index) -> list[Binary]:
+    """One binary of each kernel for Hopper; not told by its file, which variants with the same code share."""
+    return list({binary.kernel: binary for binary in index.binaries if binary.target == "sm_90a"}.values())
 
 
 def values_for(binary: Binary) -> list[int | float]:
