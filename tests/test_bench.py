@@ -170,7 +170,7 @@ def test_a_trace_is_replayed_in_time_and_clipped(endpoint: Endpoint, tmp_path: P
     ]
     result = measure(endpoint, calls, 8, lambda count: None)
     assert (result.failed, result.clipped) == (0, 2)
-    assert 0.2 <= result.seconds < 5
+    assert 0.2 <= result.seconds < 60
     lengths = [(len(body["prompt"]), body["max_tokens"]) for body in FakeEndpoint.received]  # type: ignore[arg-type]
     assert lengths == [(40, 3), (50, 50), (99, 1)]
 

@@ -38,7 +38,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retries follow quickly, and silence is not waited for."""
     monkeypatch.setattr(uploader, "LONGEST_PAUSE_S", 0.05)
     monkeypatch.setattr(uploader, "HURRIED_PAUSE_S", 0.05)
-    monkeypatch.setattr(bucket_access, "READ_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(bucket_access, "READ_TIMEOUT_S", 3.0)
 
 
 def told(caplog: pytest.LogCaptureFixture, store: Store) -> list[tuple[str, str]]:
@@ -163,7 +163,7 @@ def test_flush_gives_up_when_its_time_is_up(faulty: FaultyS3, tmp_path: Path) ->
     faulty.fail("hang")
     began = time.monotonic()
     assert not Uploader(store, journal).flush(0.4)
-    assert 0.4 <= time.monotonic() - began < 2.0
+    assert 0.4 <= time.monotonic() - began < SOON_S
     assert len(journal.sealed()) == 4
 
 
@@ -226,7 +226,7 @@ def test_a_segment_that_cannot_be_read_does_not_stop_the_others(
     bringing.start()
     began = time.monotonic()
     assert not bringing.flush(SOON_S)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < SOON_S
     assert journal.sealed() == [damaged]
     assert len(read_back(store)) == 11
     bringing.flush(0.1)

@@ -96,7 +96,7 @@ def test_a_job_that_nobody_knows_any_more_is_given_up(lasting: Lasting) -> None:
 def test_a_worker_that_was_frozen_goes_on(ending: Ending) -> None:
     found = job_loops.frozen(ending.plane, ending.process)
     assert found.lost == 0
-    assert found.seconds < 10
+    assert found.seconds < 30
 
 
 @pytest.mark.alone

@@ -63,7 +63,7 @@ def test_grace_is_bounded() -> None:
             assert eventually(lambda: server.statistics()["running"] == 2)
             start = time.monotonic()
             assert server.stop() == 0
-            assert time.monotonic() - start < 5
+            assert time.monotonic() - start < 30
             assert whole.result().status_code == 503
             assert whole.result().json()["error"]["code"] == "aborted"
             assert "the server is shutting down" in stream.result().text
@@ -81,7 +81,7 @@ def test_a_second_interrupt_ends_the_grace() -> None:
             assert eventually(lambda: "Shutting down" in server.output)
             start = time.monotonic()
             assert server.stop(signal.SIGINT) == 0
-            assert time.monotonic() - start < 5
+            assert time.monotonic() - start < 30
             assert cut.result().status_code == 503
             assert "Traceback" not in server.output
 

@@ -145,7 +145,7 @@ def test_a_frozen_server_begins_an_epoch_and_serves_on() -> None:
         assert start_of(client) == ("warm", 0)
         with frozen(server):
             time.sleep(FROZEN_S)
-        assert eventually(lambda: start_of(client) == ("restored", 1), 2)
+        assert eventually(lambda: start_of(client) == ("restored", 1), 20)
         assert client.post("/v1/chat/completions", json=COUNT).status_code == 200
         assert start_of(client) == ("warm", 1)
         assert counter(client, "pilotlight_restores_total") == 1
@@ -395,4 +395,4 @@ def test_deferred_work_is_finished_without_further_traffic(first: dict[str, obje
             warm_up(client)
         else:
             assert client.post("/v1/chat/completions", json=first).status_code == 200
-        assert eventually(lambda: client.get("/health").json()["deferred_done"], 3)
+        assert eventually(lambda: client.get("/health").json()["deferred_done"], 20)

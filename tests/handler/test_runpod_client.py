@@ -49,7 +49,7 @@ def test_cancel_frees_the_engine(endpoint: Any, server: Server) -> None:
     assert eventually(lambda: server.statistics()["running"] > 0)
     assert job.cancel()["status"] == "CANCELLED"
     assert job.status() == "CANCELLED"
-    assert eventually(lambda: server.statistics()["running"] == 0, 5)
+    assert eventually(lambda: server.statistics()["running"] == 0, 20)
 
 
 def test_health(endpoint: Any) -> None:
@@ -80,16 +80,16 @@ def test_status_shows_times_and_takes_both_methods(http: httpx.Client) -> None:
 def test_run_sync_gives_up_waiting_but_not_the_job(http: httpx.Client, server: Server) -> None:
     start = time.monotonic()
     job = http.post("/runsync?wait=1000", json={"input": ENDLESS}).json()
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 20
     assert job["status"] in {"IN_PROGRESS", "COMPLETED"}
     http.post(f"/cancel/{job['id']}")
-    assert eventually(lambda: server.statistics()["running"] == 0, 5)
+    assert eventually(lambda: server.statistics()["running"] == 0, 20)
 
 
 def test_execution_time_is_bounded_by_policy(http: httpx.Client, server: Server) -> None:
     job = http.post("/runsync", json={"input": ENDLESS, "policy": {"executionTimeout": 50}}).json()
     assert job["status"] == "TIMED_OUT"
-    assert eventually(lambda: server.statistics()["running"] == 0, 5)
+    assert eventually(lambda: server.statistics()["running"] == 0, 20)
 
 
 @pytest.mark.parametrize(

@@ -57,9 +57,9 @@ def test_stream(client: Any) -> None:
 
 def test_cancel_reaches_the_worker(client: Any, served: LocalEndpoint) -> None:
     job = client.run({"input": ENDLESS})
-    assert eventually(lambda: served.queue.get(job.job_id).chunks, 10)
+    assert eventually(lambda: served.queue.get(job.job_id).chunks, 30)
     assert job.cancel()["status"] == job.status() == "CANCELLED"
-    assert eventually(lambda: not any(job.job_id in jobs for _, jobs, _ in served.crew.pings[-1:]), 5)
+    assert eventually(lambda: not any(job.job_id in jobs for _, jobs, _ in served.crew.pings[-1:]), 30)
     sent = len(served.queue.get(job.job_id).chunks)
     client.run_sync({"input": {"warmup": True}}, timeout=60)
     assert len(served.queue.get(job.job_id).chunks) == sent
@@ -67,11 +67,11 @@ def test_cancel_reaches_the_worker(client: Any, served: LocalEndpoint) -> None:
 
 def test_failed_job_and_its_retry(client: Any, served: LocalEndpoint) -> None:
     job = client.run({"input": {"nonsense": 1}})
-    assert eventually(lambda: job.status() == "FAILED", 10)
+    assert eventually(lambda: job.status() == "FAILED", 30)
     with served.client() as http:
         assert "nonsense" in http.get(f"/status/{job.job_id}").json()["error"]
         assert http.post(f"/retry/{job.job_id}").json() == {"id": job.job_id, "status": "IN_QUEUE"}
-        assert eventually(lambda: http.get(f"/status/{job.job_id}").json()["status"] == "FAILED", 10)
+        assert eventually(lambda: http.get(f"/status/{job.job_id}").json()["status"] == "FAILED", 30)
 
 
 def test_health(client: Any) -> None:
@@ -105,7 +105,7 @@ def test_purge_queue(endpoint: LocalEndpoint, http: httpx.Client) -> None:
 def test_run_sync_gives_up_waiting_but_not_the_job(http: httpx.Client) -> None:
     start = time.monotonic()
     job = http.post("/runsync?wait=1000", json={"input": {}}).json()
-    assert 1 <= time.monotonic() - start < 3
+    assert 1 <= time.monotonic() - start < 20
     assert job["status"] == "IN_QUEUE"
     assert http.get(f"/status/{job['id']}").json()["status"] == "IN_QUEUE"
 

@@ -56,7 +56,7 @@ def test_a_job_is_with_its_worker_or_it_waits(endpoint: LocalEndpoint, before: b
         has_it = b'"input"' in hang_up_but_listen(poll)
         [job] = open_jobs(endpoint)
         expected = (Status.IN_PROGRESS, 1) if has_it else (Status.IN_QUEUE, 0)
-        assert eventually(partial(is_now, job, *expected), 2), f"{number}: {job.status}, it came: {has_it}"
+        assert eventually(partial(is_now, job, *expected), 20), f"{number}: {job.status}, it came: {has_it}"
         endpoint.on_loop(partial(endpoint.queue.cancel, job.id))
         ends[has_it] += 1
     assert len(ends) == 2, "both have happened"

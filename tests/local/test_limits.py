@@ -35,12 +35,12 @@ def test_too_many_at_once_are_refused_in_the_apis_own_shape() -> None:
         limits_of(endpoint, openai=Rate(100, 2), runsync=Rate(100, 1))
         for path, body in (("/openai/v1/completions", {}), ("/openai/v1/completions", {}), ("/runsync", {"input": 1})):
             threading.Thread(target=abandoned, args=(endpoint, path, body)).start()
-        assert eventually(lambda: endpoint.queue.counts().in_queue == 3, 5)
+        assert eventually(lambda: endpoint.queue.counts().in_queue == 3, 20)
         refused = http.post("/openai/v1/completions", json={})
         assert (refused.status_code, refused.json()["error"]["type"]) == (429, "rate_limit_error")
         assert http.post("/runsync", json={"input": 1}).status_code == 429
         endpoint.on_loop(endpoint.queue.purge)
-        assert eventually(lambda: http.post("/runsync?wait=1000", json={"input": 1}).status_code == 200, 5)
+        assert eventually(lambda: http.post("/runsync?wait=1000", json={"input": 1}).status_code == 200, 20)
 
 
 def abandoned(endpoint: LocalEndpoint, path: str, body: dict[str, object]) -> None:

@@ -67,7 +67,7 @@ def test_a_client_that_leaves_cancels_its_job(client: Any, served: LocalEndpoint
     next(iter(stream))
     assert served.queue.counts().in_progress == 1
     stream.close()
-    assert eventually(lambda: served.queue.counts().in_progress == 0, 5)
+    assert eventually(lambda: served.queue.counts().in_progress == 0, 20)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_stream_whose_worker_is_lost_ends_with_an_error(endpoint: LocalEndpoin
 
     answer = answering(http, vanish, stream=True)
     assert "the worker was lost" in answer.text
-    assert eventually(lambda: endpoint.queue.counts().in_queue == 0, 5), "nobody would read what another worker says"
+    assert eventually(lambda: endpoint.queue.counts().in_queue == 0, 20), "nobody would read what another worker says"
 
 
 def test_a_worker_lost_before_the_first_word_goes_unnoticed(endpoint: LocalEndpoint, http: httpx.Client) -> None:

@@ -99,10 +99,10 @@ def test_a_call_that_a_restart_interrupts_is_made_after_it_and_only_once(tmp_pat
 
     async def restart() -> None:
         async with open_queue(tmp_path):
-            await asyncio.sleep(0.3)
+            assert await asyncio.to_thread(eventually, lambda: listener.posted[-1:] == [view], 20)
+            await asyncio.sleep(0.3)  # Another call would come now.
 
     asyncio.run(restart())
-    assert eventually(lambda: listener.posted[-1:] == [view], 2)
     calls = len(listener.posted)
     asyncio.run(restart())
     assert len(listener.posted) == calls
