@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import typer
 
+from warmup.errors import WarmerError
 from warmup.running_command import ping, run, status
 from warmup.simulate.command import simulate
 
@@ -15,5 +18,7 @@ app.command()(simulate)
 
 
 @app.callback()
-def options() -> None:
+def options(context: typer.Context) -> None:
     """Keep workers warm while that pays, and try out what would."""
+    if sys.stdout is None and context.invoked_subcommand != "run":  # Which has nothing to say there.
+        raise WarmerError("standard output is closed")

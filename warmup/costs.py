@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -16,6 +18,9 @@ LONGEST_S = 366 * 86400.0
 
 MOST = 1e9
 """The greatest price and wait value; sums of what is greater would leave the range of floats."""
+
+IDLE_STEPS_S = (60.0, 300.0, 1200.0, 3600.0, 14400.0, 86400.0)
+"""Seconds without work by which the chance of a restore is counted."""
 
 PING_S = 0.1
 """Seconds of work that a ping is: it is answered without generating."""
@@ -75,6 +80,15 @@ class Restores:
             raise InvalidSetting("the chance of a restore is from 0 to 1, one for each stretch of idle time")
         if list(self.up_to) != sorted(self.up_to):
             raise InvalidSetting("the stretches of idle time for the chance of a restore must be ascending")
+
+    @classmethod
+    def counted(cls, seconds: Seconds, starts: Iterable[tuple[float, bool]]) -> Restores:
+        """By starts that were seen: the seconds without work before each, and whether it was a restore."""
+        seen: list[list[bool]] = [[] for _ in (*IDLE_STEPS_S, "beyond")]
+        for idle_s, restored in starts:
+            seen[bisect_left(IDLE_STEPS_S, idle_s)].append(restored)
+        chances = tuple(sum(kinds) / len(kinds) if kinds else 0.0 for kinds in seen[:-1])
+        return cls(seconds, IDLE_STEPS_S, chances)
 
     def chance(self, idle_s: Floats) -> Floats:
         """Of a start after so many seconds without work."""

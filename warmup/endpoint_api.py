@@ -160,12 +160,6 @@ class EndpointApi:
         answer = self._ask("POST", f"{self._client}/run", {"input": {"warmup": True}, "policy": {"ttl": milliseconds}})
         return str(_field(answer, str, "id"))
 
-    def close(self) -> None:
-        """Let go of connections."""
-        if self._connected is not None:
-            self._connected.close()
-            self._connected = None
-
     def _ask(self, method: str, url: str, body: object = None) -> Any:
         import httpx
 

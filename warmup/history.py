@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class History:
-    """Requests of users, in the order of their arrival; pings are none. Made by `History.of`, grown by `joined`.
+    """Requests of users, in the order of their arrival; pings are none. Made by `History.of`.
 
     Attributes:
         arrivals: seconds since 1970 in UTC, ascending.
@@ -31,14 +31,12 @@ class History:
 
     @classmethod
     def of(
-        cls, arrivals: Iterable[float] | Floats, services: Iterable[float] | Floats | float = 0.0,
-        began: float | None = None,
+        cls, arrivals: Iterable[float] | Floats, services: Iterable[float] | Floats | float = 0.0
     ) -> History:
-        """A history of arrivals in any order.
+        """A history of arrivals in any order, known since the first of them.
 
         Args:
             services: seconds, one for each arrival or one for all.
-            began: default: the first arrival; 0 where there is none.
 
         Raises:
             InvalidTrace: a number is not finite, a service time is negative, or there are not as many of them.
@@ -46,17 +44,16 @@ class History:
         import numpy as np
 
         came, took = _floats(arrivals), _floats(services)
-        if took.ndim == 0:
-            took = np.full(came.shape, float(took))
-        if took.shape != came.shape:
-            raise InvalidTrace(f"{came.size} arrivals and {took.size} service times: there must be one for each")
         if not (np.isfinite(came).all() and np.isfinite(took).all() and (took >= 0).all()):
             raise InvalidTrace("arrivals and service times must be finite numbers, and service times not negative")
+        if took.ndim == 0:
+            took = np.broadcast_to(took, came.shape)
+        if took.shape != came.shape:
+            raise InvalidTrace(f"{came.size} arrivals and {took.size} service times: there must be one for each")
         if (came[1:] < came[:-1]).any():
             order = np.argsort(came, kind="stable")
             came, took = came[order], took[order]
-        first = float(came[0]) if came.size else 0.0
-        return cls(came, took, first if began is None else min(began, first) if came.size else began)
+        return cls(came, took, float(came[0]) if came.size else 0.0)
 
     def __len__(self) -> int:
         return int(self.arrivals.size)
@@ -76,14 +73,14 @@ class History:
         first = max(0, len(self) - count)
         return History(self.arrivals[first:], self.services[first:], self.began)
 
-    def joined(self, other: History) -> History:
-        """Both together; latecomers are put in their places."""
+    def reach(self) -> Floats:
+        """By when all up to each are done, in seconds since 1970, had every request found a warm worker at once."""
         import numpy as np
 
-        began = min(self.began, other.began) if len(self) and len(other) else self.began if len(self) else other.began
-        return History.of(
-            np.concatenate([self.arrivals, other.arrivals]), np.concatenate([self.services, other.services]), began
-        )
+        ends = self.arrivals + self.services
+        if (ends[1:] < ends[:-1]).any():  # Seldom, and a look costs a tenth of the running maximum.
+            ends = np.maximum.accumulate(ends)
+        return ends
 
     def gaps(self) -> Floats:
         """Idle seconds before each arrival but the first, had every request found a warm worker at once.
@@ -91,10 +88,7 @@ class History:
         The time from the end of all earlier work to the arrival; where work was still going on there is no gap, and
         none is given.
         """
-        import numpy as np
-
-        ends = np.maximum.accumulate(self.arrivals + self.services)
-        gaps = self.arrivals[1:] - ends[:-1]
+        gaps = self.arrivals[1:] - self.reach()[:-1]
         return gaps[gaps > 0]
 
 

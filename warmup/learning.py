@@ -5,13 +5,16 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import math
 import zlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from warmup.costs import Costs, Restores, Seconds, Starts
 from warmup.errors import WarmerError
+from warmup.patience import patient
 
 if TYPE_CHECKING:
     from handler.billing.store import Store
@@ -24,7 +27,9 @@ HORIZON_DAYS: Final = 28
 AFTER_BOOT_S: Final = 2.0
 """A request that is taken up this soon after a boot had waited for it."""
 
-_IDLE_STEPS: Final = (60.0, 300.0, 1200.0, 3600.0)
+_LATE_DAYS: Final = 2
+"""So long after a day objects of it may still come."""
+
 _FEWEST: Final = 3
 _MOST_STARTS: Final = 200
 _DIGEST_VERSION: Final = 1
@@ -42,11 +47,13 @@ class Digest:
 
     Attributes:
         objects: the keys that were read, by the day in their names.
-        arrivals: of users' requests, in no order; `services` how many seconds each took.
+        arrivals: of users' requests, in no order; `services` how many seconds of work each took.
+        pings: when warm-ups came.
         boots: by the epoch's name: when it began, the seconds until it could serve, and whether it was a restore.
         cold: by the same, when a user's request came that had waited for it.
         warmup_s: seconds that the ledger marks as warm-ups, by day.
         unsettled_s: by the epoch's name, seconds before its first request.
+        read_to: the last day until which all was read; None before it was.
         chains: the number of the last line that was read of each.
         price: US dollars a second, as last recorded.
     """
@@ -54,10 +61,12 @@ class Digest:
     objects: dict[str, list[str]] = field(default_factory=dict)
     arrivals: list[float] = field(default_factory=list)
     services: list[float] = field(default_factory=list)
+    pings: list[float] = field(default_factory=list)
     boots: dict[str, tuple[float, float, bool]] = field(default_factory=dict)
     cold: dict[str, float] = field(default_factory=dict)
     warmup_s: dict[str, float] = field(default_factory=dict)
     unsettled_s: dict[str, float] = field(default_factory=dict)
+    read_to: str | None = None
     chains: dict[str, int] = field(default_factory=dict)
     price: float | None = None
 
@@ -86,7 +95,9 @@ class Digest:
                 self._take_phase(line)
             case "request":
                 self._settle(line)
-                if not line["warmup"]:
+                if line["warmup"]:
+                    self.pings.append(_moment(line["at"]))
+                else:
                     self._take_request(line)
 
     def _take_phase(self, line: dict[str, Any]) -> None:
@@ -109,7 +120,7 @@ class Digest:
 
     def _take_request(self, line: dict[str, Any]) -> None:
         """The first of an epoch that had waited for the boot came when that began."""
-        at, took = _moment(line["at"]), (line.get("duration_ms") or 0) / 1000
+        at, took = _moment(line["at"]), max(0, (line.get("duration_ms") or 0) - (line.get("queue_ms") or 0)) / 1000
         boot = self.boots.get(_epoch(line))
         if line["start_kind"] != "warm" and boot is not None and at <= boot[0] + boot[1] + AFTER_BOOT_S:
             at = self.cold[_epoch(line)] = min(at, boot[0])
@@ -120,6 +131,7 @@ class Digest:
         """Drop what is older."""
         kept = [(at, took) for at, took in zip(self.arrivals, self.services, strict=True) if at >= before]
         self.arrivals, self.services = [at for at, _ in kept], [took for _, took in kept]
+        self.pings = [at for at in self.pings if at >= before]
         self.boots = {name: boot for name, boot in self.boots.items() if boot[0] >= before}
         self.cold = {name: at for name, at in self.cold.items() if at >= before}
         self.unsettled_s = {name: seconds for name, seconds in self.unsettled_s.items() if name in self.boots}
@@ -139,19 +151,20 @@ class Digest:
         """How long starts take; what is given until some were seen."""
         cold = [ready for _, ready, restored in self.boots.values() if not restored and ready > 0][-_MOST_STARTS:]
         restored = [ready for _, ready, restored in self.boots.values() if restored][-_MOST_STARTS:]
-        seconds = Seconds(tuple(sorted(cold))) if len(cold) >= _FEWEST else Seconds.constant(cold_seconds)
+        seconds = Seconds(tuple(cold)) if len(cold) >= _FEWEST else Seconds.constant(cold_seconds)
         if len(restored) < _FEWEST:
             return Starts(seconds)
-        return Starts(seconds, Restores(Seconds(tuple(sorted(restored))), _IDLE_STEPS, self._chances()))
+        return Starts(seconds, Restores.counted(Seconds(tuple(restored)), self._starts()))
 
-    def _chances(self) -> tuple[float, ...]:
-        """Of a restore, by how long nobody had come before."""
-        came = sorted(self.arrivals)
-        seen: list[list[bool]] = [[] for _ in _IDLE_STEPS]
+    def _starts(self) -> Iterator[tuple[float, bool]]:
+        """Of each start the seconds without work before it, and whether it was a restore."""
+        from warmup.history import History
+
+        work = History.of([*self.arrivals, *self.pings], [*self.services, *(0.0 for _ in self.pings)])
+        ends = work.reach()
         for began, _, restored in self.boots.values():
-            if (place := _step(began - _before(came, began))) is not None:
-                seen[place].append(restored)
-        return tuple(sum(kinds) / len(kinds) if kinds else 0.0 for kinds in seen)
+            place = int(work.arrivals.searchsorted(began))
+            yield began - (float(ends[place - 1]) if place else -math.inf), restored
 
 
 class Learner:
@@ -175,20 +188,28 @@ class Learner:
         """
         if self._store is None:
             return 0
-        count = 0
-        for day in self._days(now):
-            known = set(self.digest.objects.get(day, ()))
-            for key in [found for found in self._keys(day) if found not in known]:
+        found = [(day, key) for day in self._days(now) for key in self._new(day)]
+        with patient("objects of the ledger", len(found)) as advance:
+            for day, key in found:
                 self._read(key)
                 self.digest.objects.setdefault(day, []).append(key)
-                count += 1
+                advance(1)
+        self.digest.read_to = _day(now)
         self.digest.forget(now - HORIZON_DAYS * 86400)
-        return count
+        return len(found)
 
     def _days(self, now: float) -> list[str]:
-        """All at first; later those into which workers still write."""
-        days = 2 if self.digest.objects else HORIZON_DAYS
-        return [_day(now - 86400 * number) for number in range(days, -2, -1)]
+        """All at first; later those since it was last read to the end, and some before, for latecomers."""
+        first = _day(now - 86400 * HORIZON_DAYS)
+        if self.digest.read_to is not None:
+            last = min(_day(now), self.digest.read_to)
+            first = max(first, str(date.fromisoformat(last) - timedelta(days=_LATE_DAYS)))
+        days = (_day(now - 86400 * number) for number in range(HORIZON_DAYS, -2, -1))
+        return [day for day in days if day >= first]
+
+    def _new(self, day: str) -> list[str]:
+        known = set(self.digest.objects.get(day, ()))
+        return [key for key in self._keys(day) if key not in known]
 
     def _keys(self, day: str) -> list[str]:
         from pathlib import Path
@@ -246,15 +267,3 @@ def _moment(stamp: str) -> float:
 
 def _day(moment: float) -> str:
     return (datetime.fromtimestamp(0, UTC) + timedelta(seconds=moment)).strftime("%Y-%m-%d")
-
-
-def _before(came: list[float], moment: float) -> float:
-    """The last arrival before a moment."""
-    from bisect import bisect_left
-
-    place = bisect_left(came, moment)
-    return came[place - 1] if place else float("-inf")
-
-
-def _step(idle_s: float) -> int | None:
-    return next((place for place, end in enumerate(_IDLE_STEPS) if idle_s <= end), None)

@@ -12,7 +12,7 @@ from typing import Final
 
 from warmup.errors import WarmerError
 from warmup.places import Outrun, Place
-from warmup.state import Lease, State
+from warmup.state import DamagedState, Lease, State
 
 LEASE_S: Final = 30.0
 """How long a lease holds that is not renewed: who looks every ten seconds and dies is replaced within a minute."""
@@ -20,6 +20,21 @@ LEASE_S: Final = 30.0
 
 class NotMine(WarmerError):
     """Another warmer holds the lease."""
+
+
+def remembered(place: Place) -> tuple[State, str | None]:
+    """What is kept, and what names this version of it; a new state and None where nothing is.
+
+    Raises:
+        PlaceTrouble, DamagedState: it cannot be had.
+    """
+    kept = place.read()
+    if kept is None:
+        return State(), None
+    try:
+        return State.parse(kept.text), kept.tag
+    except DamagedState as damage:
+        raise DamagedState(f"{place.name}: {damage}") from None
 
 
 class Holder:
@@ -46,9 +61,7 @@ class Holder:
             NotMine: another holds it, and is alive.
             PlaceTrouble, DamagedState: the state cannot be had.
         """
-        kept = self._place.read()
-        state = State() if kept is None else State.parse(kept.text)
-        self._tag = None if kept is None else kept.tag
+        state, self._tag = remembered(self._place)
         lease = state.lease
         if lease is not None and lease.holder != self.name and self._is_alive(state, lease, now):
             raise NotMine(f"{lease.holder} keeps the endpoint warm")
@@ -100,8 +113,7 @@ class Onlooker(Holder):
     def take(self, now: float) -> State:
         """The state as it is, or as this onlooker would have written it."""
         if self._tag is None:
-            kept = self._place.read()
-            self._tag, self._own = "", State() if kept is None else State.parse(kept.text)
+            self._tag, self._own = "", remembered(self._place)[0]
         return self._own
 
     def write(self, state: State) -> State:

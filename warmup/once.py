@@ -6,9 +6,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from warmup.learning import Digest, Learner
+from warmup.lease import remembered
 from warmup.places import open_place
 from warmup.run import make_warmer, open_ledger
-from warmup.state import State
 from warmup.status import status
 from warmup.warmer import DIGEST
 
@@ -39,7 +39,7 @@ def read_status(settings: Settings, now: float, days: float) -> dict[str, Any]:
         WarmerError, StoreTrouble: the state, or the ledger, cannot be read.
     """
     place = open_place(settings.state, settings.alone)
-    kept, body = place.read(), place.recall(DIGEST)
+    (state, _), body = remembered(place), place.recall(DIGEST)
     learner = Learner(open_ledger(settings), settings.endpoint, None if body is None else Digest.unpacked(body))
     learner.learn(now)
-    return status(settings, place, State() if kept is None else State.parse(kept.text), learner.digest, now, days)
+    return status(settings, place, state, learner.digest, now, days)

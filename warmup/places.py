@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+from handler.billing.replacing import replacing
 from warmup.errors import InvalidSetting, WarmerError
 
 if TYPE_CHECKING:
@@ -127,17 +127,12 @@ class FolderPlace:
 
     def keep(self, name: str, body: bytes) -> None:
         """Whole or not at all, and on the disk once this has returned."""
-        partial = self._folder / f".{secrets.token_hex(8)}.partial"
         with _in_words(self.name):
             self._folder.mkdir(parents=True, exist_ok=True)
-            try:
-                with partial.open("xb") as file:
-                    file.write(body)
-                    file.flush()
-                    os.fsync(file.fileno())
-                partial.replace(self._folder / name)
-            finally:
-                partial.unlink(missing_ok=True)
+            with replacing(self._folder / name) as draft, draft.open("wb") as file:
+                file.write(body)
+                file.flush()
+                os.fsync(file.fileno())
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

@@ -70,6 +70,13 @@ class Plan:
         return ((-math.inf, math.inf),) if self.always else self.windows
 
 
+def kept(seconds: float, until: float) -> Plan:
+    """A worker stays for so long. Beyond the longest idle timeout min workers hold it, at the usual timeout."""
+    if seconds <= LONGEST_IDLE_S:
+        return Plan(max(SHORTEST_IDLE_S, seconds), until=until)
+    return Plan(prewarm=((PLATFORM_IDLE_S, seconds),), until=until)
+
+
 def _ascending(stretches: tuple[tuple[float, float], ...], least: float) -> bool:
     edges = [least, *(edge for stretch in stretches for edge in stretch)]
     return all(left <= right for left, right in pairwise(edges)) and all(

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from warmup.endpoint_api import EndpointApi
+from warmup.errors import WarmerError
 from warmup.learning import Learner
 from warmup.lease import Holder, Onlooker
 from warmup.places import Place, open_place
@@ -69,7 +70,11 @@ def make_warmer(settings: Settings) -> Warmer:
 
 
 def run(settings: Settings) -> None:
-    """Keep the endpoint warm until SIGTERM or SIGINT; then put back what was set."""
+    """Keep the endpoint warm until SIGTERM or SIGINT; then put back what was set.
+
+    Raises:
+        WarmerError: a setting is wrong, or what was set could not be put back.
+    """
     warmer = make_warmer(settings)
     told = threading.Event()
     with _signals(told), _metrics(settings, warmer) as count:
@@ -77,7 +82,7 @@ def run(settings: Settings) -> None:
         _look_until(told, warmer, settings, count)
         tick = warmer.close(time.time())
     if tick.trouble:
-        _log.error("%s", tick.trouble)
+        raise WarmerError(tick.trouble)
     _log.info("ended: %s", "; ".join(tick.did) or "nothing had to be put back")
 
 

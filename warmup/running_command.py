@@ -1,17 +1,18 @@
-"""`pilotlight warm run`, `ping` and `status`."""
+"""`pilotlight warm run`, `ping` and `status`. An option that has a setting's name is read from the context."""
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from handler.billing.options import JsonOption, write_json
 from warmup.errors import WarmerError
+from warmup.usage import checked_usage
 
 if TYPE_CHECKING:
     from warmup.settings import Settings
@@ -32,14 +33,16 @@ LedgerOption = Annotated[
 StateOption = Annotated[
     str | None, typer.Option("--state", metavar="PLACE", help="The warmer's memory: a folder or s3://BUCKET/PREFIX.")
 ]
-TickOption = Annotated[float | None, typer.Option("--tick", help="Seconds from look to look; for cron, its own.")]
+TickOption = Annotated[
+    float | None, typer.Option("--tick", help="Seconds from look to look; of `ping`, from one run to the next.")
+]
 DryOption = Annotated[bool | None, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 StopOption = Annotated[bool | None, typer.Option("--stop", help="Put back what was set, and do nothing else.")]
 AloneOption = Annotated[bool | None, typer.Option("--alone", help="No other warmer shares the state.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else there.")]
 
 
 def run(
+    context: typer.Context,
     endpoint: EndpointOption = None,
     policy: PolicyOption = None,
     wait_value: WaitOption = None,
@@ -58,14 +61,12 @@ def run(
     from warmup.run import run as keep_warm
 
     _log_to_stderr()
-    keep_warm(_settings(
-        endpoint=endpoint, policy=policy, wait_value=wait_value, price=price, budget_day=budget_day, stop=stop,
-        budget_month=budget_month, ledger=ledger, state=state, tick=tick, metrics_port=metrics_port, dry_run=dry_run,
-        alone=alone,
-    ))
+    with checked_usage():
+        keep_warm(_settings(context))
 
 
 def ping(
+    context: typer.Context,
     endpoint: EndpointOption = None,
     policy: PolicyOption = None,
     wait_value: WaitOption = None,
@@ -85,13 +86,11 @@ def ping(
     from warmup.once import look_once
 
     _log_to_stderr()
-    tick_done = look_once(_settings(
-        endpoint=endpoint, policy=policy, wait_value=wait_value, price=price, budget_day=budget_day, stop=stop,
-        budget_month=budget_month, ledger=ledger, state=state, tick=tick, dry_run=dry_run, alone=alone,
-    ), now)
+    with checked_usage():
+        tick_done = look_once(_settings(context), now)
     if as_json:
-        _write(asdict(tick_done))
-    else:
+        write_json(asdict(tick_done))
+    elif not tick_done.trouble:
         done = [*tick_done.did, *tick_done.refused] or ["nothing is due"]
         sys.stdout.write(f"{tick_done.role}: {'; '.join(done)}\n")
     if tick_done.trouble:
@@ -99,6 +98,7 @@ def ping(
 
 
 def status(
+    context: typer.Context,
     endpoint: EndpointOption = None,
     price: PriceOption = None,
     budget_day: DayOption = None,
@@ -112,24 +112,20 @@ def status(
     from warmup.once import read_status
     from warmup.status import lines
 
-    settings = _settings(
-        endpoint=endpoint, price=price, budget_day=budget_day, budget_month=budget_month, ledger=ledger, state=state
-    )
-    shown = read_status(settings, time.time(), days)
+    _log_to_stderr()
+    with checked_usage():
+        shown = read_status(_settings(context), time.time(), days)
     if as_json:
-        _write(shown)
+        write_json(shown)
     else:
         sys.stdout.write("".join(f"{name:<14} {words}\n" for name, words in lines(shown)))
 
 
-def _settings(**options: Any) -> Settings:
-    from warmup.settings import read_settings
+def _settings(context: typer.Context) -> Settings:
+    from warmup.settings import Settings, read_settings
 
-    return read_settings(**options)
-
-
-def _write(fields: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(fields) + "\n")
+    names = {field.name for field in fields(Settings)}
+    return read_settings(**{name: value for name, value in context.params.items() if name in names})
 
 
 def _log_to_stderr() -> None:

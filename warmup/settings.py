@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
+from warmup.costs import MOST
 from warmup.errors import InvalidSetting
 
 MANAGEMENT_URL: Final = "https://api.runpod.io/v2"
@@ -17,6 +18,8 @@ CLIENT_URL: Final = "https://api.runpod.ai/v2"
 
 BOOT_LIMIT_S: Final = 420.0
 """After which RunPod gives a boot up (its documentation, `RUNPOD_INIT_TIMEOUT`)."""
+
+_LAST_PORT: Final = 65535
 
 _NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "endpoint": ("PILOTLIGHT_WARM_ENDPOINT", "RUNPOD_ENDPOINT_ID"),
@@ -90,9 +93,14 @@ class Settings:
         for name in ("tick", "timeout", "cold_seconds", "boot_limit"):
             if not 0.05 <= getattr(self, name) < math.inf:
                 raise InvalidSetting(f"{name.replace('_', ' ')}: {getattr(self, name):g} s is too short or no time")
-        for name in ("budget_day", "budget_month", "price", "active_price", "wait_value", "outage"):
-            if not (getattr(self, name) or 0.0) >= 0:
-                raise InvalidSetting(f"{name.replace('_', ' ')}: {getattr(self, name):g} is less than nothing")
+        for name in ("budget_day", "budget_month"):
+            if not getattr(self, name) >= 0:
+                raise InvalidSetting(f"{name.replace('_', ' ')}: {getattr(self, name):g} is no amount")
+        for name in ("price", "active_price", "wait_value", "outage"):
+            if not 0 <= (getattr(self, name) or 0.0) <= MOST:
+                raise InvalidSetting(f"{name.replace('_', ' ')}: {getattr(self, name):g} is not from 0 to {MOST:,.0f}")
+        if not 0 <= (self.metrics_port or 0) <= _LAST_PORT:
+            raise InvalidSetting(f"metrics port: {self.metrics_port} is not from 0 to {_LAST_PORT}")
 
 
 def read_settings(environment: Mapping[str, str] = os.environ, **options: Any) -> Settings:

@@ -108,7 +108,8 @@ class State:
             parts = {name: _made(kind, given.pop(name)) for name, kind in _PARTS.items()}
             return _made(cls, {**given, **parts, "lease": None if lease is None else _made(Lease, lease)})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise DamagedState(f"what is kept is no state of a warmer: {type(error).__name__} {error}") from None
+            fault = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+            raise DamagedState(f"what is kept is no state of a warmer: {fault}") from None
 
 
 _PARTS: Final[dict[str, type[Any]]] = {"spending": Spending, "touched": Touched}

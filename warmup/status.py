@@ -99,8 +99,8 @@ def lines(shown: dict[str, Any]) -> list[tuple[str, str]]:
         ("acts", shown["holder"] or "nobody"),
         ("last look", "never" if shown["last_look_s"] is None else f"{shown['last_look_s']:.0f} s ago"),
         ("set", held), ("done", f"{shown['pings']} pings, workers held {shown['floors']} times"),
-        ("today", f"${spent['today']:.4f} of {_budget(spent['budget_day'])}"),
-        ("this month", f"${spent['month']:.4f} of {_budget(spent['budget_month'])}"),
+        ("today", f"at most ${spent['today']:.4f} of {_budget(spent['budget_day'])}"),
+        ("this month", f"at most ${spent['month']:.4f} of {_budget(spent['budget_month'])}"),
     ]
     if found is None:
         return [*rows, ("bought", "no users in the ledger yet")]

@@ -43,7 +43,7 @@ class Tick:
     Attributes:
         role: whether this warmer acts, stands by, was told to stop, or only looks on.
         did: what it has done, a line each; or would have, on a dry run.
-        refused: what the budget did not allow.
+        refused: what was not done, and why: there was no money for it, or a ping would have been in the way.
         trouble: what went wrong; empty where nothing did.
         retry_after_s: when it is worth another try, if the API said so.
     """
@@ -115,7 +115,10 @@ class Warmer:
 
     def _closing(self, now: float) -> Tick:
         try:
-            state, look = self._see(self._holder.take(now), now)
+            state = self._holder.take(now)
+            if state.touched == Touched():
+                return Tick("ends")
+            state, look = self._see(state, now)
             actions = put_back(look, state, "the warmer ends")
             tick = self._carry_out(actions, state, look, "ends")
             if tick.did and not self._settings.dry_run:
@@ -142,9 +145,11 @@ class Warmer:
         plan = self._planner.plan(self._history, self._known_costs(), now, is_news)
         state = replace(state, policy=self._planner.name, why=self._planner.why)
         actions = decide(plan, look, state, self._settings.tick)
-        if ping and not look.health.is_busy and not any(isinstance(action, Ping) for action in actions):
+        is_put_off = ping and look.health.is_busy
+        if ping and not is_put_off and not any(isinstance(action, Ping) for action in actions):
             actions.append(Ping(f"now:{now:.3f}", "it was asked for"))
-        return self._carry_out(actions, state, look, "acts")
+        tick = self._carry_out(actions, state, look, "acts")
+        return replace(tick, refused=(*tick.refused, "no ping: a job runs or waits")) if is_put_off else tick
 
     # Seeing.
 

@@ -75,7 +75,6 @@ def test_a_history_is_in_order_and_its_past_is_a_view() -> None:
     assert history.before(20).arrivals.tolist() == [10]
     assert history.since(20).arrivals.tolist() == [20, 30]
     assert np.shares_memory(history.before(20).arrivals, history.arrivals)
-    assert history.joined(History.of([15], 1)).arrivals.tolist() == [10, 15, 20, 30]
 
 
 def test_gaps_are_idle_seconds() -> None:

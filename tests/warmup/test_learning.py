@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from handler.billing.folder_store import FolderStore
+from handler.billing.store import StoreTrouble
 from tests.billing.ledgers import BEGAN_S, Shape, make_ledger
 from warmup.learning import Digest, Learner, NoPrice, costs_of
 from warmup.settings import Settings
@@ -40,6 +43,38 @@ def test_what_was_read_is_not_read_again_also_by_the_next_process(tmp_path: Path
     assert again.digest == learner.digest
 
 
+def test_days_in_which_nobody_looked_are_caught_up(tmp_path: Path) -> None:
+    truth = make_ledger(tmp_path, Shape(requests=600, workers=4, endpoints=1, days=8.0, unclosed=0))
+    learner = Learner(FolderStore(tmp_path), "endpoint-0")
+    first = learner.learn(BEGAN_S + 3600.0)
+    assert first < truth.objects
+    again = Learner(FolderStore(tmp_path), "endpoint-0", Digest.unpacked(learner.digest.packed()))
+    assert first + again.learn(NOW + 9 * 86_400.0) == truth.objects + truth.repeated
+
+
+class Failing(FolderStore):
+    """Fails at its third object, once."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.reads = 0
+
+    def get(self, key: str) -> bytes:
+        self.reads += 1
+        if self.reads == 3:
+            raise StoreTrouble("the network is down", refused=False)
+        return super().get(key)
+
+
+def test_what_a_failure_left_unread_is_read_the_next_time(tmp_path: Path) -> None:
+    truth = make_ledger(tmp_path, Shape(requests=600, workers=4, endpoints=1, days=8.0, unclosed=0))
+    learner = Learner(Failing(tmp_path), "endpoint-0")
+    with pytest.raises(StoreTrouble):
+        learner.learn(NOW + 9 * 86_400.0)
+    learner.learn(NOW + 9 * 86_400.0)
+    assert len(learner.digest.history()) == truth.requests
+
+
 def test_of_other_endpoints_nothing_is_learnt(tmp_path: Path) -> None:
     make_ledger(tmp_path, SHAPE)
     learner = Learner(FolderStore(tmp_path), "another")
@@ -54,6 +89,36 @@ def test_damage_is_left_out_and_what_is_old_is_forgotten(tmp_path: Path) -> None
     learner.learn(NOW + 40 * 86_400)
     assert (learner.digest.arrivals, learner.digest.objects) == ([], {})
     assert Digest.unpacked(b"no gzip") == Digest()
+
+
+def line(kind: str, at_s: float, epoch: int, **fields: Any) -> dict[str, Any]:
+    at = datetime.fromtimestamp(BEGAN_S + at_s, UTC).isoformat()
+    return {"kind": kind, "at": at, "boot": "b", "epoch": epoch, **fields}
+
+
+def test_the_chance_of_a_restore_is_by_the_time_without_work_pings_included() -> None:
+    """Three restores, each within a minute of the end of what was done before: a user's 100 s, and two pings."""
+    digest = Digest()
+    for kind, at_s, epoch, fields in (
+        ("start", 0, 0, {"start_kind": "fresh", "ready_ms": 1000}),
+        ("request", 5, 0, {"start_kind": "warm", "warmup": False, "duration_ms": 100_000}),
+        ("start", 150, 1, {"start_kind": "restored", "ready_ms": 1000}),
+        ("request", 500, 1, {"start_kind": "warm", "warmup": True, "duration_ms": 10}),
+        ("start", 550, 2, {"start_kind": "restored", "ready_ms": 2000}),
+        ("request", 900, 2, {"start_kind": "warm", "warmup": True, "duration_ms": 10}),
+        ("start", 950, 3, {"start_kind": "restored", "ready_ms": 3000}),
+    ):
+        digest.take(line(kind, at_s, epoch, **fields))
+    restores = digest.starts(20.0).restores
+    assert restores is not None
+    assert (restores.seconds.values, restores.chances) == ((1, 2, 3), (1, 0, 0, 0, 0, 0))
+
+
+def test_waiting_within_the_worker_is_no_work() -> None:
+    digest = Digest()
+    fields = {"start_kind": "warm", "warmup": False, "duration_ms": 5000, "queue_ms": 3000}
+    digest.take(line("request", 0, 0, **fields))
+    assert digest.services == [2.0]
 
 
 def test_somebody_must_say_what_a_second_costs(tmp_path: Path) -> None:

@@ -146,6 +146,9 @@ def test_the_memory_is_read_back_as_it_was_written_and_damage_is_named(tmp_path:
     for text in ("", "[]", "{}", '{"version": 2}', state.as_json().replace('"serial": 1', '"serial": "x"')):
         with pytest.raises(DamagedState):
             State.parse(text)
+    (tmp_path / "warmer.json").write_text('{"version": 1}')
+    with pytest.raises(DamagedState, match=f"^{tmp_path}: .* it has no 'lease'$"):
+        holder.take(0.0)
 
 
 def test_a_place_is_a_folder_or_a_bucket() -> None:

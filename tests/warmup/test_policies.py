@@ -37,6 +37,7 @@ def test_simple_policies(text: str, plan: Plan) -> None:
     "fixed", "fixed:0", "fixed:60:9999",
     "always:1", "never:1", "learned:x", "histogram:4", "cron", "cron:8-18", "cron:Foo 08:00-18:00", "cron:25:00-26:00",
     "cron:08:00-18:00 Mars/Base", "cron:Mon 24:00-06:00", "cron:08:00-18:00;",
+    "cron:Mon- 08:00-18:00", "cron:Mon, 08:00-18:00",
 ])
 def test_what_is_no_policy_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(InvalidPolicy) as caught:
@@ -57,6 +58,36 @@ def test_a_timetable_is_by_the_clock_on_the_wall() -> None:
     night = "cron:Sun 01:00-04:00 Europe/Berlin"
     assert windows(night, "2026-03-28T00:00+00:00", 1) == [("Sun 29 00:00", "Sun 29 02:00")]
     assert windows(night, "2026-10-24T00:00+00:00", 1) == [("Sat 24 23:00", "Sun 25 03:00")]
+
+
+@pytest.mark.parametrize(("window", "held"), [
+    ("02:30-05:00", [("Sun 29 01:00", "Sun 29 03:00")]),
+    ("02:30-03:15", [("Sun 29 01:00", "Sun 29 01:15")]),
+    ("01:30-02:30", [("Sun 29 00:30", "Sun 29 01:00")]),
+    ("02:10-02:50", []),
+])
+def test_a_time_that_is_skipped_is_when_clocks_go_forward(window: str, held: list[tuple[str, str]]) -> None:
+    """On 29 March 2026 Berlin goes from 2:00 to 3:00, which is 1:00 in UTC. Nothing is left of 2:10 to 2:50."""
+    assert windows(f"cron:Sun {window} Europe/Berlin", "2026-03-28T12:00+00:00", 1) == held
+
+
+@pytest.mark.parametrize(("window", "held"), [
+    ("02:30-05:00", ("Sun 25 00:30", "Sun 25 04:00")), ("00:00-02:30", ("Sat 24 22:00", "Sun 25 01:30")),
+    ("02:15-02:45", ("Sun 25 00:15", "Sun 25 01:45")),
+])
+def test_of_an_hour_that_comes_twice_both_are_held(window: str, held: tuple[str, str]) -> None:
+    """On 25 October 2026 Berlin goes from 3:00 back to 2:00, which is 1:00 in UTC."""
+    assert windows(f"cron:Sun {window} Europe/Berlin", "2026-10-24T12:00+00:00", 1) == [held]
+
+
+def test_a_jump_at_midnight_and_one_over_a_whole_day() -> None:
+    """Beirut went from 0:00 to 1:00 on 27 March 2022; Samoa had no 30 December 2011, a Friday."""
+    assert windows("cron:Sat 22:00-00:30 Asia/Beirut", "2022-03-26T00:00+00:00", 1) == [
+        ("Sat 26 20:00", "Sat 26 22:00")
+    ]
+    assert windows("cron:Fri,Sat 08:00-10:00 Pacific/Apia", "2011-12-30T00:00+00:00", 1) == [
+        ("Fri 30 18:00", "Fri 30 20:00")
+    ]
 
 
 def test_windows_over_midnight_and_several_are_united() -> None:

@@ -104,6 +104,35 @@ def test_a_plot(trace: Path, tmp_path: Path, suffix: str, magic: bytes) -> None:
     assert "learned" in done.stdout
 
 
+def test_a_plot_is_there_whole_or_not_at_all(trace: Path, tmp_path: Path) -> None:
+    """What goes wrong in the replay, or in the writing of it (here a limit to a file's size), leaves what was there."""
+    (tmp_path / "empty").touch()
+    plot = tmp_path / "plots" / "front.svg"
+    plot.parent.mkdir()
+    assert simulate(str(tmp_path / "empty"), "--plot", str(plot)).returncode == 1
+    assert list(plot.parent.iterdir()) == []
+    plot.write_text("an earlier one")
+    limited = f"ulimit -f 1; exec {sys.executable} -B {ROOT / 'pilotlight.py'} warm simulate {trace} --plot {plot}"
+    done = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, check=False, timeout=100)
+    assert (done.returncode, done.stderr) == (1, "pilotlight: [Errno 27] File too large\n")
+    assert [(file.name, file.read_text()) for file in plot.parent.iterdir()] == [("front.svg", "an earlier one")]
+
+
+def test_a_plot_that_cannot_be_written_is_known_before_the_trace_is_read(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    done = simulate(str(tmp_path / "empty"), "--plot", "/nowhere/front.svg")
+    assert (done.returncode, done.stderr) == (
+        1, "pilotlight: [Errno 2] No such file or directory: '/nowhere/front.svg'\n"
+    )
+
+
+@pytest.mark.parametrize("arguments", ["simulate {trace} --json", "simulate {trace}", "status --endpoint x --json"])
+def test_a_closed_standard_output_is_one_line(trace: Path, arguments: str) -> None:
+    command = f"exec {sys.executable} {ROOT / 'pilotlight.py'} warm {arguments.format(trace=trace)} >&-"
+    done = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, text=True, check=False, timeout=100)
+    assert (done.returncode, done.stderr) == (1, "pilotlight: standard output is closed\n")
+
+
 @pytest.mark.parametrize(("arguments", "status", "told"), [
     (["--policy", "often"], 2, "often is no policy"), (["--price", "-1"], 2, "price"),
     (["--price", "nan"], 2, "price"),

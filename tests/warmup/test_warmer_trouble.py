@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.handler.processes import free_port
+from tests.handler.processes import ROOT, free_port
 from tests.warmup.warmers import TICK, make_settings, make_warmer
 from tests.warmup.world import BEGAN, Killed, World
 from warmup.endpoint_api import (
@@ -27,6 +31,7 @@ from warmup.endpoint_api import (
     retry_after,
 )
 from warmup.run import BackOff
+from warmup.state import State, Touched
 from warmup.warmer import Tick
 
 KEY = "rpa_0123456789ABCDEF"
@@ -223,6 +228,31 @@ def test_a_restart_in_the_middle_of_a_window_goes_on_with_it(tmp_path: Path) -> 
     assert (world.least, len(world.pings)) == (1, 1)
     assert "min workers 0" in heir.close(world.now).did[0]
     assert world.least == 0
+
+
+@pytest.mark.parametrize(("touched", "status"), [(Touched(before_min=0, set_min=1), 1), (Touched(), 0)])
+def test_what_could_not_be_put_back_at_the_end_is_a_failure(touched: Touched, status: int, tmp_path: Path) -> None:
+    """The API is down all the time."""
+    (tmp_path / "warmer.json").write_text(State(touched=touched).as_json())
+    down = f"http://127.0.0.1:{free_port()}/v2"
+    variables = {**os.environ, "PILOTLIGHT_RUNPOD_API": down, "RUNPOD_ENDPOINT_BASE_URL": down}
+    command = [sys.executable, "-m", "pilotlight", "warm", "run", "--endpoint", "x", "--price", "0.001"]
+    process = subprocess.Popen(
+        [*command, "--state", str(tmp_path)], cwd=ROOT, stderr=subprocess.PIPE, text=True, env=variables
+    )
+    with process:
+        assert process.stderr is not None
+        assert any("Connection refused" in line for line in iter(process.stderr.readline, ""))
+        process.send_signal(signal.SIGTERM)
+        said = process.stderr.read()
+    assert (process.returncode, said.count("could not be taken back")) == (status, status), said
+
+
+def test_a_ping_that_was_asked_for_waits_for_no_job_and_says_so(tmp_path: Path) -> None:
+    world = World()
+    world.arrive()
+    tick = make_warmer(make_settings(tmp_path, "never"), world).tick(world.now, ping=True)
+    assert (tick.did, tick.refused, world.pings) == ((), ("no ping: a job runs or waits",), [])
 
 
 def test_the_kill_switch_puts_back_and_stops(tmp_path: Path) -> None:

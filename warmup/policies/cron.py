@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
@@ -43,14 +44,23 @@ class Daily:
         """The stretches that touch a time, in seconds since 1970."""
         day = datetime.fromtimestamp(now, self.zone).date() - timedelta(days=1)
         while (start := self._moment(day, self.start)) < until:
-            stop = self._moment(day + timedelta(days=self.stop <= self.start), self.stop)
+            stop = self._moment(day + timedelta(days=self.stop <= self.start), self.stop, fold=1)
             if day.weekday() in self.days and now < stop and start < stop:
                 yield start, stop
             day += timedelta(days=1)
 
-    def _moment(self, day: date, at: time) -> float:
-        """Where clocks go forward, a skipped time is later by as much; where they go back, the first of two."""
-        return datetime.combine(day, at, self.zone).timestamp()
+    def _moment(self, day: date, at: time, fold: int = 0) -> float:
+        """Of a time that comes twice the first, or with `fold` the second; for one that is skipped, when it is."""
+        wall = datetime.combine(day, at, self.zone)
+        first, second = wall.timestamp(), wall.replace(fold=1).timestamp()
+        if first <= second:
+            return second if fold else first
+        # Skipped: `second` lies before the jump, `first` at it or after, and the clock shows less only before it.
+        around = range(int(second), int(first) + 1)
+        return float(around[bisect_left(around, wall.replace(tzinfo=None), key=self._shown)])
+
+    def _shown(self, moment: int) -> datetime:
+        return datetime.fromtimestamp(moment, self.zone).replace(tzinfo=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +115,8 @@ def _days(text: str) -> frozenset[int]:
         return frozenset(range(7))
     found: set[int] = set()
     for part in text.split(","):
-        first, _, last = part.partition("-")
-        ends = [name.capitalize() for name in (first, last or first)]
+        first, dash, last = part.partition("-")
+        ends = [name.capitalize() for name in (first, last if dash else first)]
         if not set(ends) <= set(_DAYS):
             raise InvalidPolicy(f"cron: {part} is no day: write some of {', '.join(_DAYS)}, or Mon-Fri")
         start, stop = map(_DAYS.index, ends)

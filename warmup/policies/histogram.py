@@ -10,11 +10,12 @@ the last ten stands in its place, with the paper's margins.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
-from warmup.plan import LONGEST_IDLE_S, PLATFORM_IDLE_S, SHORTEST_IDLE_S, Plan
+from warmup.plan import SHORTEST_IDLE_S, Plan, kept
 from warmup.policies.renewal import renewal
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Counts:
         self.bins = np.zeros(BINS, np.int64)
         self.beyond = 0
         self.latest: list[float] = []
-        self._known, self._last, self._reach = 0, 0.0, 0.0
+        self._known, self._last, self._reach = 0, 0.0, -math.inf
 
     def goes_on(self, history: History) -> bool:
         """Whether a history is the one known with more behind it."""
@@ -89,23 +90,24 @@ class Counts:
         """Take in what is new."""
         import numpy as np
 
-        known, self._known = self._known, len(history)
-        arrivals, services = history.arrivals[known:], history.services[known:]
-        if not arrivals.size:
+        new = history.last(len(history) - self._known)
+        if not len(new):
             return
-        reach = np.maximum.accumulate(np.concatenate([[self._reach if known else -np.inf], arrivals + services]))
-        gaps = arrivals - reach[:-1]
-        self._last, self._reach = float(arrivals[-1]), float(reach[-1])
-        self.count(gaps[(gaps > 0) & (gaps < np.inf)])
+        reach = np.maximum(new.reach(), self._reach)
+        self.count(new.arrivals - np.concatenate([[self._reach if self._known else new.arrivals[0]], reach[:-1]]))
+        self._known, self._last, self._reach = len(history), float(new.arrivals[-1]), float(reach[-1])
 
     def count(self, gaps: Floats) -> None:
-        """Take in idle times in seconds, the oldest first."""
+        """Take in idle times in seconds, the oldest first; those that are none, where work was still going on, count
+        for nothing."""
         import numpy as np
 
-        within = gaps < RANGE_S
-        self.bins += np.bincount((gaps[within] / BIN_S).astype(np.int64), minlength=BINS)
-        self.beyond += int(gaps.size - within.sum())
-        self.latest = [*self.latest, *gaps[~within].tolist()][-PREDICTED_FROM:]
+        counts = np.bincount((np.clip(gaps, 0.0, RANGE_S) / BIN_S).astype(np.int64), minlength=BINS + 1)
+        counts[0] -= np.count_nonzero(gaps <= 0)
+        self.bins += counts[:-1]
+        self.beyond += int(counts[-1])
+        if counts[-1]:
+            self.latest = [*self.latest, *gaps[gaps >= RANGE_S].tolist()][-PREDICTED_FROM:]
 
     def window(self) -> Window:
         """What follows from them."""
@@ -117,13 +119,6 @@ class Counts:
             return Window(0.0, RANGE_S)
         head, tail = percentile_bin(self.bins, HEAD_PERCENT), percentile_bin(self.bins, TAIL_PERCENT) + 1
         return Window(HEAD_MARGIN * head * BIN_S, TAIL_MARGIN * tail * BIN_S)
-
-
-def kept(seconds: float, until: float) -> Plan:
-    """A worker stays for so long. Beyond the longest idle timeout min workers hold it, at the usual timeout."""
-    if seconds <= LONGEST_IDLE_S:
-        return Plan(max(SHORTEST_IDLE_S, seconds), until=until)
-    return Plan(prewarm=((PLATFORM_IDLE_S, seconds),), until=until)
 
 
 def percentile_bin(counts: NDArray[np.int64], percent: int) -> int:

@@ -6,9 +6,8 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from warmup.plan import LONGEST_IDLE_S, SHORTEST_IDLE_S, Plan
+from warmup.plan import LONGEST_IDLE_S, SHORTEST_IDLE_S, Plan, kept
 from warmup.policies.forecast import WAYS, Forecasts
-from warmup.policies.histogram import kept
 from warmup.policies.prewarming import rhythm
 from warmup.policies.renewal import renewal
 from warmup.policies.trials import HOUR_S, KEEP_S, Trials

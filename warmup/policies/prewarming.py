@@ -41,7 +41,7 @@ def rhythm(history: History, costs: Costs, keep_s: float) -> Stretch | None:
     import numpy as np
 
     gaps = history.last(4 * _RECENT).gaps()[-_RECENT:]
-    if gaps.size < _FEWEST or np.median(gaps) <= costs.starts.cold.mean:
+    if gaps.size < _FEWEST or 2 * np.count_nonzero(gaps > costs.starts.cold.mean) <= gaps.size:
         return None
     older, newer = gaps[: gaps.size // 2], gaps[gaps.size // 2:]
     made = _best(older, costs)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from warmup.plan import SHORTEST_IDLE_S, Plan
-from warmup.policies.histogram import kept
+from warmup.plan import SHORTEST_IDLE_S, Plan, kept
 from warmup.simulate.abreast import Abreast, Several
 from warmup.simulate.replay import Replay
 from warmup.simulate.traffic import Traffic

@@ -132,7 +132,7 @@ class _Walk:
         self._ready = self.times + length
         own = self._traffic.services[self._places]
         if self._traffic.service is None:
-            own = np.maximum(own, self._traffic.longest(self.times, self._ready))
+            own = np.maximum(own, self._traffic.longest(self._places, self._ready))
         self._worked = self._ready + own
         self._worked[self.first] = self._before
 

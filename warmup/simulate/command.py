@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,10 +11,11 @@ import typer
 
 from handler.billing.options import JsonOption, display, readable_ledger, write_json
 from warmup.costs import Costs, Seconds, Starts
-from warmup.errors import InvalidPolicy, InvalidSetting, WarmerError
+from warmup.errors import InvalidSetting
 from warmup.history import History
 from warmup.policy import FORMS, Policy, parse_policy
 from warmup.simulate.assumptions import assumptions
+from warmup.usage import checked_usage
 
 if TYPE_CHECKING:
     from warmup.simulate.outcome import Outcome, Period
@@ -85,7 +84,7 @@ def simulate(
     from warmup.simulate.outcome import Period
     from warmup.simulate.scaling import Fleet
 
-    with _one_line():
+    with checked_usage():
         policies = [parse_policy(text) for text in policy or _USUAL]
         _check(train, stretch, plot)
         history, starts = _arrivals(trace, cold_seconds, service_seconds, ledger, stretch, seed, as_json)
@@ -96,28 +95,15 @@ def simulate(
     _show(rows, assumptions(history, costs, period, fleet), as_json)
 
 
-@contextmanager
-def _one_line() -> Iterator[None]:
-    """What was asked for wrongly is bad usage; what is wrong in a file has failed."""
-    try:
-        yield
-    except (InvalidPolicy, InvalidSetting) as error:
-        print(f"pilotlight: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
-    except WarmerError as error:
-        print(f"pilotlight: {error}", file=sys.stderr)
-        raise typer.Exit(1) from None
-
-
 def _check(train: float, stretch: float, plot: Path | None) -> None:
     if not 0 <= train < 1:
         raise InvalidSetting(f"--train {train:g}: write a fraction from 0 to 1, not 1 itself")
     if not 0 < stretch < float("inf"):
         raise InvalidSetting(f"--stretch {stretch:g}: write a number above 0")
-    if plot is not None and plot.suffix not in (".svg", ".png"):
-        raise InvalidSetting(f"--plot {plot}: write a file that ends in .svg or .png")
     if plot is not None:
-        plot.touch()  # A file that cannot be written is better known before the replay than after it.
+        from warmup.simulate.pareto import check
+
+        check(plot)
 
 
 def _arrivals(

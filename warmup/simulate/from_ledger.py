@@ -12,9 +12,6 @@ from warmup.history import History
 if TYPE_CHECKING:
     from handler.billing.reading.ledger import Ledger
 
-_STEPS_S = (60.0, 300.0, 1200.0, 3600.0, 14400.0, 86400.0)
-"""Idle times by which the chance of a restore is counted."""
-
 _REQUESTS = """
 SELECT epoch_us("at") / 1e6, greatest(0, coalesce(duration_ms, 0) - coalesce(queue_ms, 0)) / 1e3
 FROM requests WHERE NOT coalesce(warmup, false) ORDER BY 1
@@ -61,9 +58,4 @@ def restores_of(starts: list[tuple[str, float, float]]) -> Restores | None:
     restored = tuple(ready for kind, ready, _ in starts if kind == "restored")
     if not restored:
         return None
-    chances, least = [], 0.0
-    for most in _STEPS_S:
-        kinds = [kind for kind, _, idle in starts if least <= max(0.0, idle) < most]
-        chances.append(kinds.count("restored") / len(kinds) if kinds else 0.0)
-        least = most
-    return Restores(Seconds(restored), _STEPS_S, tuple(chances))
+    return Restores.counted(Seconds(restored), ((idle, kind == "restored") for kind, _, idle in starts))

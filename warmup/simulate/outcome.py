@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -69,7 +68,7 @@ class Period:
             raise InvalidTrace("no arrivals: there is nothing to replay")
         first, last = float(history.arrivals[0]), float(history.arrivals[-1])
         begin = first + train * (last - first)
-        return cls(begin, float((history.arrivals + history.services).max()))
+        return cls(begin, float(history.reach()[-1]))
 
 
 def carry_out(
@@ -110,12 +109,17 @@ def carry_out(
 
 def _settle(replay: Replay, plan: Plan, before: History, now: float) -> None:
     """Leave the worker as the plan would have, had it been in force before."""
-    stays = plan.stays[0]
-    worked = float((before.arrivals + before.services).max()) if len(before) else -math.inf
-    if any(start <= now < stop for start, stop in plan.held):
-        replay.start_warm(now, now, stays)
-    elif now - worked <= stays:
-        replay.start_warm(now, min(worked, now), stays)
+    since = now if any(start <= now < stop for start, stop in plan.held) else idle_since(plan, before, now)
+    if since is not None:
+        replay.start_warm(now, since, plan.stays[0])
+
+
+def idle_since(plan: Plan, before: History, now: float) -> float | None:
+    """Since when a worker would be idle that the plan had kept after the last work before; None where it had not."""
+    if not len(before):
+        return None
+    worked = min(float(before.reach()[-1]), now)
+    return worked if now - worked <= plan.stays[0] else None
 
 
 def summed(lives: Sequence[Lives], requests: int, active_s: float) -> Outcome:

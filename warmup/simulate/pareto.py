@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from importlib.util import find_spec
+from io import BytesIO
 from itertools import count, takewhile
 from pathlib import Path
 
+from handler.billing.replacing import replacing
 from warmup.errors import InvalidSetting
 
 _WIDTH, _HEIGHT = 760, 440
@@ -117,25 +120,34 @@ def _covered(left: float, right: float, at: float, others: Sequence[tuple[float,
     return any(start < right and left < stop and abs(at - high) < _LINE for start, stop, high in others)
 
 
-def write(path: Path, title: str, spots: Sequence[Spot]) -> None:
-    """The picture in a file, SVG or PNG by its name.
+def check(path: Path) -> None:
+    """Find out before the replay whether its picture can be written.
 
     Raises:
-        InvalidSetting: it is neither, or PNG needs a package that is missing.
+        InvalidSetting: its name is neither SVG's nor PNG's, or PNG needs a package that is missing.
+        OSError: the place cannot be written.
     """
-    if path.suffix == ".svg":
-        path.write_text(draw(title, spots), encoding="utf-8")
-    elif path.suffix == ".png":
-        _write_png(path, title, spots)
-    else:
-        raise InvalidSetting(f"{path}: a plot is written as .svg or .png")
+    if path.suffix not in (".svg", ".png"):
+        raise InvalidSetting(f"--plot {path}: write a file that ends in .svg or .png")
+    if path.suffix == ".png" and find_spec("matplotlib") is None:
+        raise InvalidSetting(f"{path}: PNG needs matplotlib, which is not installed; SVG does not")
+    with replacing(path) as draft:
+        draft.unlink()
 
 
-def _write_png(path: Path, title: str, spots: Sequence[Spot]) -> None:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise InvalidSetting(f"{path}: PNG needs matplotlib, which is not installed; SVG does not") from None
+def write(path: Path, title: str, spots: Sequence[Spot]) -> None:
+    """The picture in a file, PNG or SVG by its name, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with replacing(path) as draft:
+        draft.write_bytes(_png(title, spots) if path.suffix == ".png" else draw(title, spots).encode())
+
+
+def _png(title: str, spots: Sequence[Spot]) -> bytes:
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7.6, 4.4), layout="constrained")
     axes = figure.add_subplot(title=title, xlabel="cost, US dollars", ylabel="cold starts")
     line = front(spots)
@@ -143,4 +155,6 @@ def _write_png(path: Path, title: str, spots: Sequence[Spot]) -> None:
     for spot in spots:
         axes.plot(spot.cost, spot.cold_starts, "o", color="tab:orange" if spot.name == "learned" else "tab:blue")
         axes.annotate(spot.name, (spot.cost, spot.cold_starts), (5, 3), textcoords="offset points", fontsize=8)
-    figure.savefig(path)
+    body = BytesIO()
+    figure.savefig(body, format="png")
+    return body.getvalue()

@@ -258,7 +258,7 @@ class _Walk:
         own = self._events.own[self._may]
         if self._traffic.service is not None and self._events.users[self._may].all():
             return own  # All take as long as the one that begins it.
-        return np.maximum(own, self._traffic.longest(self._times, self._ready))
+        return np.maximum(own, self._traffic.longest(self._events.places[self._may], self._ready))
 
     def _follow(self) -> Indices:
         """The starts that happen."""

@@ -16,7 +16,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Literal
 
 from warmup.simulate.draws import draws
-from warmup.simulate.outcome import Outcome
+from warmup.simulate.outcome import Outcome, idle_since
 from warmup.simulate.replay import JUST_S
 
 if TYPE_CHECKING:
@@ -118,13 +118,12 @@ class _Replay:
 
     def _take_over(self) -> None:
         """Have a worker up, if the first plan would have left one after the last request before."""
-        begin, before = self._period.begin, self._history.before(self._period.begin)
-        worked = float((before.arrivals + before.services).max()) if len(before) else -math.inf
-        stays, _ = self._plan.stays
-        if not self._workers and begin - worked <= stays:
-            self._last_work = min(worked, begin)
-            self._workers["0"] = _Worker("0", begin, begin, "idle", self._last_work)
-            self._plan_prewarming(self._last_work)
+        begin = self._period.begin
+        since = idle_since(self._plan, self._history.before(begin), begin)
+        if since is not None and not self._workers:
+            self._last_work = since
+            self._workers["0"] = _Worker("0", begin, begin, "idle", since)
+            self._plan_prewarming(since)
             self._at(begin, 3, lambda now: None)
 
     def _at(self, at: float, rank: int, act: Callable[[float], None]) -> None:

@@ -43,9 +43,7 @@ class Traffic:
 
         times, services = history.arrivals, history.services
         same = bool(services.size) and bool((services == services[0]).all())
-        reach = times + services
-        if not same:
-            reach = np.maximum.accumulate(reach)
+        reach = history.reach()
         gaps = np.empty_like(times)
         gaps[:1] = np.inf
         np.subtract(times[1:], reach[:-1], out=gaps[1:])
@@ -76,13 +74,14 @@ class Traffic:
         count = after - first
         return count * (ready - origin) - (self.sums[after] - self.sums[first]), count
 
-    def longest(self, starts: Floats, ready: Floats) -> Floats:
+    def longest(self, first: NDArray[np.int64], ready: Floats) -> Floats:
         """The longest service among those who wait so; 0 where nobody does."""
         import numpy as np
 
-        first, after = self.times.searchsorted(starts), self.times.searchsorted(ready)
         if self.service is not None:
-            return np.where(after > first, self.service, 0.0)
+            some_wait = (first < len(self)) & (self.times.take(first, mode="clip") < ready)
+            return np.where(some_wait, self.service, 0.0)
+        after = self.times.searchsorted(ready)
         found = np.zeros(first.size)
         some = np.flatnonzero(after > first)
         if some.size:

@@ -1,0 +1,88 @@
+"""What a command writes is there whole or not at all, and a place that cannot be written is known before the work."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from handler.billing.command import app
+from handler.billing.reading.compaction import compact
+from handler.billing.reading.ledger import LedgerNotFound
+from handler.billing.replacing import replacing, replacing_text
+
+NOWHERE = "/is/not/there"
+WRITERS = [["report", "--html"], ["export", "--format", "focus", "--out"]]
+
+
+def bill(*arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+def test_what_was_there_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text("old")
+    with replacing_text(path) as file:
+        file.write("new")
+        file.flush()
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert names(tmp_path) == ["page.html"]
+
+
+def test_a_failure_leaves_what_was_there_and_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text("old")
+    with pytest.raises(UnicodeEncodeError), replacing_text(path) as file:
+        file.write("half\udc00")
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["page.html"]
+
+
+def test_a_draft_that_is_taken_back_replaces_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text("old")
+    with replacing(path) as draft:
+        draft.unlink()
+    assert path.read_text() == "old"
+
+
+def test_a_link_goes_on_to_point_to_what_is_written(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "page.html")
+    with replacing_text(tmp_path / "link") as file:
+        file.write("new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "page.html").read_text() == "new"
+
+
+def test_a_device_is_written_as_it_is() -> None:
+    with replacing_text(Path("/dev/null")) as file:
+        file.write("new")
+    assert Path("/dev/null").is_char_device()
+
+
+@pytest.mark.parametrize("writer", WRITERS, ids=" ".join)
+def test_a_command_that_fails_leaves_no_file(writer: list[str], tmp_path: Path) -> None:
+    with pytest.raises(LedgerNotFound):
+        bill(*writer, str(tmp_path / "out"), "--from", NOWHERE)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("writer", WRITERS, ids=" ".join)
+def test_a_place_that_cannot_be_written_is_known_before_the_reading(writer: list[str], tmp_path: Path) -> None:
+    out = str(tmp_path / "no folder" / "out")
+    with pytest.raises(FileNotFoundError) as raised:
+        bill(*writer, out, "--from", NOWHERE)
+    assert raised.value.filename == out
+
+
+def test_a_day_that_cannot_be_compacted_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(LedgerNotFound):
+        compact(NOWHERE, date(2026, 11, 20), tmp_path / "parquet")
+    assert names(tmp_path / "parquet") == []
