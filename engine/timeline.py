@@ -55,7 +55,7 @@ class Timeline:
     """
 
     def __init__(self) -> None:
-        self.origin = time.monotonic() - process_age()
+        self.origin = process_start()
         self.spans: list[Span] = []  # Needs no lock: to append is one operation, and nothing is ever taken out.
         self.add("interpreter", 0.0, max(0.0, LOADED - self.origin))
 
@@ -130,12 +130,14 @@ class AfterReady:
             self._timeline.add("deferred", self._deferred_from - origin, ended - origin, busy_s=self._deferred_s)
 
 
-def process_age() -> float:
-    """Seconds since the kernel started this process; 0 where it does not say."""
+def process_start() -> float:
+    """When the kernel started this process, on the monotonic clock; where it does not say, now."""
     try:
         with open("/proc/self/stat") as file:  # noqa: PTH123 (pathlib takes longer to import than this module)
             after_name = file.read().rpartition(")")[2].split()
         started = int(after_name[19]) / os.sysconf("SC_CLK_TCK")
-        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started)
+        # One right after the other: what passes between them is an error.
+        age, now = time.clock_gettime(time.CLOCK_BOOTTIME) - started, time.monotonic()
+        return now - max(0.0, age)
     except (OSError, AttributeError, IndexError, ValueError):
-        return 0.0
+        return time.monotonic()

@@ -48,6 +48,7 @@ def test_a_missed_bar_is_told_from_one_that_holds() -> None:
     assert [bar.holds for bar in bars(figures)] == [True, False, True, True, False, True]
 
 
+@pytest.mark.timeout(400)
 def test_the_whole_run_ends_at_a_tiny_shape(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.gpu", "--quick", "--device", "cpu", "--no-parity"]
     subprocess.run([*command, "--json", str(tmp_path / "figures.json")], check=True)

@@ -26,7 +26,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def document(server: Server) -> dict[str, Any]:
-    given: dict[str, Any] = httpx.get(f"{server.url}/openapi.json").json()
+    given: dict[str, Any] = httpx.get(f"{server.url}/openapi.json", timeout=60).json()
     return given
 
 

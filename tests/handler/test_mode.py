@@ -74,9 +74,9 @@ def test_a_load_balanced_worker_says_how_it_is_on_a_port_of_its_own() -> None:
     with running(Server, "-m", "handler", environment=variables) as server:
         assert eventually(lambda: len(re.findall(r"listening on http://0\.0\.0\.0", server.output)) == 2), server.output
         health = f"http://127.0.0.1:{health_port}/health"
-        assert eventually(lambda: httpx.get(health).status_code == httpx.codes.OK)
-        assert httpx.get(health).content == b"", "it is asked as /ping is, whose first answer is 204"
-        assert httpx.get(f"http://127.0.0.1:{port}/v1/models").status_code == httpx.codes.OK
+        assert eventually(lambda: httpx.get(health, timeout=60).status_code == httpx.codes.OK)
+        assert httpx.get(health, timeout=60).content == b"", "it is asked as /ping is, whose first answer is 204"
+        assert httpx.get(f"http://127.0.0.1:{port}/v1/models", timeout=60).status_code == httpx.codes.OK
 
 
 def test_a_port_that_is_none_is_named() -> None:

@@ -123,7 +123,7 @@ def test_metrics_show_spending_budget_kill_switch_and_dry_run(endpoint: Up) -> N
     variables = environment(endpoint) | {"PILOTLIGHT_WARM_METRICS_PORT": port, "PILOTLIGHT_WARM_BUDGET_DAY": "2"}
     with running(Process, *command, "--dry-run", environment=variables) as warmer:
         assert eventually(lambda: "this warmer looks on" in warmer.output), warmer.output
-        page = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+        page = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=60).text
         assert warmer.stop(signal.SIGTERM) == 0
     for line in ("budget_day_dollars 2.0", "dry_run 1.0", "stopped 0.0", "spent_today_dollars ", "pings_total "):
         assert f"pilotlight_warm_{line}" in page
