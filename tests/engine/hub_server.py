@@ -18,6 +18,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+MODEL = "owner/name"
+SMALL = {"config.json": b"{}", "tokenizer.json": b"[]", "model.safetensors": b"weights"}
+INDEX = json.dumps({"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}).encode()
 TOKEN = "hf_valid"
 STRANGER = "hf_stranger"
 """A token that is valid, of an account that was given no consent."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 from engine.core import Core, Sample, Samples
 from engine.engine import Engine, Model
 from engine.pages import PagePool
 from engine.plan import Plan
-from engine.request import Event, Request, SamplingParams
+from engine.request import Event, Finish, Request, SamplingParams
 from engine.scheduler import Scheduler, Step
 from engine.text import Tokenizer
 
@@ -163,3 +164,13 @@ def drain(core: Core, steps: int = 1000) -> list[Event]:
             return events
         events += core.step()
     raise AssertionError(f"still at work after {steps} steps")
+
+
+def plain(**more: Any) -> SamplingParams:
+    """What a request of four tokens asks for, whose text nobody reads."""
+    return SamplingParams(**{"max_tokens": 4, "ignore_eos": True, "detokenize": False, **more})
+
+
+def finishes(events: Iterable[Event]) -> list[Finish]:
+    """How requests ended."""
+    return [event.finish for event in events if event.finish is not None]
