@@ -1,4 +1,6 @@
-"""Epochs of a worker's life: the first from the process's start, another one each time it is restored from a freeze."""
+"""Epochs of a worker's life: the first from the process's start, another one each time it is restored from a freeze.
+
+So it is where its books were taken away."""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 StartKind = Literal["fresh", "restored", "warm"]
@@ -30,6 +32,10 @@ class Moment(NamedTuple):
         """The instant so many seconds before."""
         return Moment(self.wall_s - seconds, self.monotonic_s - seconds)
 
+    def later(self, seconds: float) -> Moment:
+        """The instant so many seconds after."""
+        return self.earlier(-seconds)
+
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
@@ -38,7 +44,7 @@ class Epoch:
     Attributes:
         number: from 0, within one process or what is restored of it.
         start_kind: what its first request finds, `fresh` or `restored`.
-        began: the process's start, or when the restore was noticed.
+        began: the process's start, when the restore was noticed, or where the books were divided.
         left: when the epoch before was last seen running, up to a second before the freeze; None for the first. The
             two clocks may have been set anew between `left` and `began`.
     """
@@ -92,3 +98,12 @@ class Epochs:
             except Exception:  # The others are to be told all the same, and the process is to be watched on.
                 _log.exception("not all is renewed after the restore")
         return self._current
+
+    def divide(self, at: Moment) -> Epoch:
+        """From `at` on the epoch has another number, though nothing was frozen. Nobody is told but the caller.
+
+        For the books, where what they wrote of it was taken away: whoever did may have closed it.
+        """
+        with self._lock:
+            self._current = replace(self._current, number=self._current.number + 1, began=at, left=at)
+            return self._current

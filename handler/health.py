@@ -97,6 +97,7 @@ def _billing(record: RecordStatus) -> dict[str, Any]:
         "segments_uploaded": record.uploaded,
         "attempts_failed": record.attempts_failed,
         "lost_lines": record.lost_lines,
+        "journals_lost": record.journals_lost,
     }
 
 

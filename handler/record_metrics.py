@@ -27,6 +27,7 @@ class RecordCollector(Collector):
         yield self._count("ledger_attempts_failed", "Uploads to the ledger that failed.", status.attempts_failed)
         yield self._count("ledger_segments_uploaded", "Segments brought to the ledger.", status.uploaded)
         yield self._count("journal_lost_lines", "Lines that neither disk nor memory had room for.", status.lost_lines)
+        yield self._count("journals_lost", "Journals removed or recovered while in use.", status.journals_lost)
         yield self._gauge("ledger_segments_waiting", "Segments that are not in the ledger yet.", status.waiting)
         yield self._gauge("ledger_trouble", "1 while nothing reaches the ledger.", bool(status.ledger_trouble))
         yield self._gauge("journal_trouble", "1 while the journal cannot be written.", bool(status.journal_trouble))

@@ -68,6 +68,7 @@ class Bookkeeper:
         self._pace = pace
         self._facts = facts
         self._settled = settled
+        self._epochs = epochs
         self._metering = threading.Lock()
         self._writing = threading.RLock()
         self._books = Books(epochs.current, lines_of)
@@ -86,7 +87,7 @@ class Bookkeeper:
         uploads, journal = self._uploader.status(), self._journal
         return RecordStatus(
             totals, uploads.waiting, uploads.uploaded, uploads.attempts_failed, uploads.trouble, uploads.refused,
-            journal.trouble, journal.lost_lines,
+            journal.trouble, journal.lost_lines, journal.losses,
         )
 
     def start(self) -> None:
@@ -102,8 +103,7 @@ class Bookkeeper:
         with self._writing:
             with self._metering:
                 self._books.ready(now)
-                lines = [*self._opening(now), self._start(now, ready_ms, spans), *self._books.cut(now)]
-            self._journal.append(lines)
+            self._write(now, lambda: [self._start(now, ready_ms, spans), *self._books.cut(now)])
             self._seal(now)
         self._uploader.start()
 
@@ -138,9 +138,7 @@ class Bookkeeper:
         self._stopped.set()
         with self._writing:
             now = time.monotonic()
-            with self._metering:
-                lines = self._opening(now) + self._books.close(now)
-            self._journal.append(lines)
+            self._write(now, lambda: self._books.close(now))
             self._journal.seal()
         delivered = self._uploader.flush(within_s) and not self._journal.waiting_bytes
         self._journal.close()
@@ -165,11 +163,25 @@ class Bookkeeper:
             is_due = now - self._sealed_at >= self._pace.segment_s(self._draining)
             if self._stopped.is_set() or not (is_due or self._books.has_ended_requests):
                 return
-            with self._metering:
-                lines = self._opening(now) + self._books.cut(now)
-            self._journal.append(lines)
+            self._write(now, lambda: self._books.cut(now))
             if is_due or self._journal.segment_bytes >= SEGMENT_BYTES:
                 self._seal(now)
+
+    def _write(self, now: float, made: Callable[[], list[Line]]) -> None:
+        """Append what the books make, behind an `open` line where it begins a segment.
+
+        Where the journal was taken away it stands in an epoch of its own, unless a freeze is just opening one. Requests
+        wait for the books, so the disk is asked before.
+        """
+        if not self._journal.intact and self._epochs.current is self._books.epoch:
+            with self._metering:
+                epoch = self._books.go_on(self._epochs.divide)
+            self._journal.begin_anew(epoch.number)
+        begins_segment = not self._journal.segment_bytes
+        with self._metering:
+            opening = [self._books.opening(now, time.time())] if begins_segment else []
+            lines = [*opening, *made()]
+        self._journal.append(lines)
 
     def _turn(self, epoch: Epoch) -> None:
         """Close the epoch that ended with a freeze, and open the one after it."""

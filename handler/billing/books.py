@@ -9,7 +9,7 @@ from typing import Any
 
 from handler.billing.lines import Asked, Line, Lines, Outcome, Spent
 from handler.billing.meter import Meter, Phase, State
-from handler.epochs import Epoch
+from handler.epochs import Epoch, Moment
 
 
 @dataclass(slots=True, eq=False)
@@ -56,6 +56,11 @@ class Books:
         self._lines = self._lines_of(epoch)
         self._meter = Meter(self._state)
         self._written_ms = 0
+
+    @property
+    def epoch(self) -> Epoch:
+        """Whose lines are made."""
+        return self._epoch
 
     @property
     def has_ended_requests(self) -> bool:
@@ -136,6 +141,23 @@ class Books:
                 entry.execution_ms = 0
             if entry.outcome is None:
                 self._meter.begin(name, entry.asked.warmup, 0)
+
+    def go_on(self, divide: Callable[[Moment], Epoch]) -> Epoch:
+        """Open another epoch where the last cut was, and keep all that has happened since.
+
+        What the lines up to there tell is no longer these books' matter: whoever has them may have closed the epoch,
+        and booked what was in flight as lost.
+
+        Args:
+            divide: names the epoch that begins at a moment.
+        """
+        self._epoch = divide(self._epoch.began.later(self._written_ms / 1000))
+        self._lines = self._lines_of(self._epoch)
+        self._meter.rebase(self._written_ms)
+        self._written_ms = 0
+        for entry in self._entries.values():
+            entry.execution_ms = 0
+        return self._epoch
 
     def _ended(self, written: str) -> list[Line]:
         ended, self._ended_entries = self._ended_entries, []

@@ -53,15 +53,15 @@ def reconcile(
 ) -> None:
     """Hold the ledger against what RunPod billed, hour by hour. Needs RUNPOD_API_KEY."""
     from handler.billing.reading.ledger import open_ledger
-    from handler.billing.reading.objects import Period
+    from handler.billing.reading.objects import EARLIEST, Period
     from handler.billing.reading.reconcile import HOUR, booked_hours, compare, show_comparison, total, whole_hours
     from handler.billing.runpod_api import RunPodApi
 
     api = RunPodApi.from_environment()
     period = Period.of(since, until)
     # A stretch that began in the hour before reaches into the first one.
-    early = period.since and period.since - HOUR
-    with open_ledger(readable_ledger(place), early, period.until, display(as_json)) as ledger:
+    early = period.since and max(period.since - HOUR, EARLIEST)
+    with open_ledger(readable_ledger(place), early, until, display(as_json)) as ledger:
         booked = booked_hours(ledger, endpoint)
     first, end = whole_hours(period.since, period.until, booked)
     with working(f"asking {api.place}", as_json):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,7 @@ from handler.billing.options import (
     readable_ledger,
     write_json,
 )
+from handler.billing.replacing import replacing_text
 
 if TYPE_CHECKING:
     from handler.billing.reading.figures import Report
@@ -61,7 +63,10 @@ def report(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Seconds by phase, cost, cold starts and delays, in groups."""
+    """Seconds by phase, cost, cold starts and delays, in groups.
+
+    It trusts the lines that it can read; whether their checksums hold, `pilotlight bill verify` says.
+    """
     from handler.billing.reading.ledger import open_ledger
     from handler.billing.reading.objects import Period
     from handler.billing.reading.report import make_report
@@ -69,15 +74,15 @@ def report(
     keys = parse_keys(by or ["day"])
     if Period.of(since, until).is_empty:
         raise typer.BadParameter("it ends before it begins", param_hint="--until")
-    if html is not None:
-        html.touch()  # A file that cannot be written is better known before the reading than after it.
-    ledger = open_ledger(readable_ledger(place), since, until, display(as_json))
-    with ledger, working(f"reading {ledger.objects:,} objects", as_json):
-        made = make_report(ledger, keys, hourly=html is not None)
-    if html is not None:
-        from handler.billing.reading.html import page
+    # A file that cannot be written is better known before the reading than after it.
+    with nullcontext() if html is None else replacing_text(html) as file:
+        ledger = open_ledger(readable_ledger(place), since, until, display(as_json))
+        with ledger, working(f"reading {ledger.objects:,} objects", as_json):
+            made = make_report(ledger, keys, hourly=html is not None)
+        if file is not None:
+            from handler.billing.reading.html import page
 
-        html.write_text(page(made), encoding="utf-8")
+            file.write(page(made))
     _show(made, as_json)
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Literal, TextIO
+from typing import Annotated, Literal
 
 import typer
 
 from engine.display import note, progress, working
 from handler.billing.options import From, Since, Until, display, parse_folder, parse_price, readable_ledger
+from handler.billing.replacing import replacing_text
 
 
 def export(
@@ -41,7 +40,10 @@ def export(
     from handler.billing.reading.ledger import open_ledger
 
     account = Account(account_id, account_name, price)
-    with open_ledger(readable_ledger(place), since, until, display(False)) as ledger, _written(out) as file:
+    with (
+        nullcontext(sys.stdout) if out == "-" else replacing_text(Path(out)) as file,
+        open_ledger(readable_ledger(place), since, until, display(False)) as ledger,
+    ):
         with working(f"reading {ledger.objects:,} objects", False):
             rows = write_focus(ledger, file, account)
         left_out = ledger.left_out()
@@ -67,23 +69,3 @@ def _export_parquet(
 
 def _day(moment: date | None) -> date | None:
     return moment.date() if isinstance(moment, datetime) else moment
-
-
-@contextmanager
-def _written(out: str) -> Iterator[TextIO]:
-    """A file that is there whole or not at all, or standard output for `-`. What is no file is written as it is."""
-    if out == "-":
-        yield sys.stdout
-        return
-    path = Path(out).resolve()
-    if path.exists() and not path.is_file():
-        with path.open("w", newline="", encoding="utf-8") as device:
-            yield device
-        return
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            yield file
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

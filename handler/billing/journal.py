@@ -69,11 +69,13 @@ class Journal:
     Attributes:
         trouble: why lines wait, in one line; None while all are on the disk.
         lost_lines: how many had no room in memory.
+        losses: how often the folder was removed, or recovered by others, while this process wrote it.
     """
 
     def __init__(self, root: Path, boot: str, memory: int = MEMORY) -> None:
         self.trouble: str | None = None
         self.lost_lines = 0
+        self.losses = 0
         self._path = root / boot
         self._boot = boot
         self._memory = memory
@@ -121,18 +123,26 @@ class Journal:
             if intact:
                 self._seal(at_least=1)
             else:
-                self._abandon()
+                self._lose_folder()
                 self._lose_waiting()
             self._begin(epoch)
             self._write_waiting()
             return intact
 
+    def begin_anew(self, epoch: int) -> None:
+        """Go on in a new folder, with another epoch: the old folder is gone, and the worker was there all the while.
+
+        What waits in memory was never in the folder, and is kept.
+        """
+        with self._lock:
+            self._lose_folder()
+            self._begin(epoch)
+
     def append(self, lines: Sequence[Line]) -> None:
         """Write a batch, so that it outlives the process and the machine. What the disk refuses waits in memory."""
         with self._lock:
             if not self._is_intact():
-                _log.error("%s has been removed, or recovered by another worker: the journal begins anew", self._path)
-                self._abandon()
+                self._lose_folder()
                 self._begin(self._chain.epoch)
             for line in lines:
                 self._enqueue(line)
@@ -192,6 +202,11 @@ class Journal:
             return folder and (self._segment is None or self._segment.is_ours())
         except OSError:  # A disk that does not answer has not lost anything yet.
             return True
+
+    def _lose_folder(self) -> None:
+        self.losses += 1
+        _log.error("%s has been removed, or recovered by another worker: the journal begins anew", self._path)
+        self._abandon()
 
     def _abandon(self) -> None:
         if self._segment is not None:

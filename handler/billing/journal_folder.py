@@ -41,13 +41,14 @@ class Folder:
         self._lock = hold(path)
 
     def is_ours(self) -> bool:
-        """Whether the folder is still the one that this process made: nobody has recovered or removed it.
+        """Whether the folder is still the one that this process made: nobody has recovered, removed or emptied it.
 
         Raises:
             OSError: it cannot be told.
         """
         try:
-            return _identity(self.path) == self._identity
+            lock = (self.path / LOCK).stat()
+            return _identity(self.path) == self._identity and os.path.samestat(lock, os.fstat(self._lock))
         except FileNotFoundError:
             return False
 

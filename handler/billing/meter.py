@@ -120,6 +120,11 @@ class Meter:
         }
         return Cut(tuple(amounts), shares)
 
+    def rebase(self, ms: int) -> None:
+        """Count from so many milliseconds on, at which the last cut was."""
+        self._now -= ms
+        self._stretch.start = {key: start - ms for key, start in self._stretch.start.items()}
+
     def round_up(self) -> Amount:
         """What fills the epoch up to a whole second."""
         return Amount("rounding", self._mark, self._now, -self._now % 1000)

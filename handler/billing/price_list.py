@@ -13,6 +13,7 @@ from typing import Any
 
 from engine.errors import PilotlightError
 from handler.billing.price import Price, PriceKind, plain
+from handler.billing.replacing import replacing
 
 SHIPPED = Path(__file__).with_name("prices.json")
 """The table of RunPod's documentation, of the date it states."""
@@ -135,13 +136,8 @@ def write_prices(table: PriceList, path: Path) -> None:
         OSError: the place cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path = path.resolve()
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        fresh.write_text(json.dumps(table.as_dict(), indent=2) + "\n")
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    with replacing(path) as draft:
+        draft.write_text(json.dumps(table.as_dict(), indent=2) + "\n")
 
 
 def _readable(prices_file: Path | None) -> tuple[PriceList, str | None]:

@@ -27,6 +27,7 @@ class RecordStatus:
         refused: whether that will not mend by itself.
         journal_trouble: why the journal cannot be written; None where it can.
         lost_lines: given up because memory was full, too.
+        journals_lost: how often the journal was removed, or recovered by others, while this process wrote it.
     """
 
     ms: Counter[tuple[Phase, bool | None]] = field(default_factory=Counter)
@@ -37,6 +38,7 @@ class RecordStatus:
     refused: bool = False
     journal_trouble: str | None = None
     lost_lines: int = 0
+    journals_lost: int = 0
     is_kept: bool = True
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import time
 from collections import Counter
 from decimal import Decimal
 from pathlib import Path
@@ -12,6 +13,7 @@ from handler.billing.identity import Identity
 from handler.billing.journal import MEMORY, Journal
 from handler.billing.lines import Asked, Line, Lines, Outcome
 from handler.billing.price import Price
+from handler.billing.recovery import Recovered, recover
 from handler.billing.segment import decode, parse_key, split
 from handler.billing.store import Store
 from handler.epochs import Epoch, Moment
@@ -20,6 +22,13 @@ BOOT = "20261121T102224-3f9a1c2b"
 WALL_S = 1_795_256_544.123
 LATER_S = WALL_S + 86_400
 """The worker's beginning, and a day after it, in seconds since 1970."""
+
+AGE_S = 30.0
+"""Three open intervals."""
+
+STAMP = "2026-11-21T10:22:24.123Z"
+OPENING = {"kind": "open", "written": STAMP, "epoch_ms": 0, "wall_ahead_ms": 0, "in_flight": []}
+ROUNDING = {"kind": "phase", "written": STAMP, "phase": "rounding", "ms": 0}
 
 
 class Worker:
@@ -109,3 +118,24 @@ def check_accounts(lines: list[Line]) -> Counter[str]:
     assert phases["execution"] == sum(line["execution_ms"] for line in lines if line["kind"] == "request")
     assert all(line["execution_ms"] >= 0 for line in lines if line["kind"] == "request")
     return phases
+
+
+def idle(ms: int = 1000) -> Line:
+    return {"kind": "phase", "written": STAMP, "phase": "idle", "ms": ms, "warmup": None}
+
+
+def a_journal(root: Path, **options: int) -> Journal:
+    journal = Journal(root, BOOT, **options)
+    assert journal.begin_chain(0)
+    return journal
+
+
+def a_segment(journal: Journal, *lines: Line) -> Path:
+    journal.append([OPENING, *lines])
+    assert journal.seal()
+    return journal.sealed()[-1]
+
+
+def recover_later(root: Path, store: Store) -> Recovered:
+    [recovered] = recover(root, store, AGE_S, time.time() + LATER_S)
+    return recovered

@@ -97,7 +97,7 @@ def test_an_export_that_fails_leaves_the_file_before_it(place: str, tmp_path: Pa
     file.write_text("last month's")
     assert bill("export", "--format", "focus", "--out", str(file), "--from", str(tmp_path / "typo")).exit_code == 1
     assert file.read_text() == "last month's"
-    assert not list(tmp_path.glob(".focus*"))
+    assert not list(tmp_path.glob("*.partial"))
 
 
 @pytest.mark.parametrize(
@@ -148,6 +148,12 @@ def test_a_stretch_that_began_an_hour_before_is_in_its_first_hour(tmp_path: Path
     runpod.answers({"records": []})
     [hour] = bill_json("reconcile", "--since", "2026-11-20T22:00", "--until", "2026-11-20T23:00")["hours"]
     assert hour["ledger_seconds"] == 600.0
+
+
+def test_reconcile_takes_the_widest_period_there_is(place: str, runpod: Api) -> None:
+    runpod.answers({"records": []})
+    [hour] = bill_json("reconcile", "--since", "1970-01-01", "--until", "2999-12-31")["hours"]
+    assert hour["ledger_seconds"] == 21.0
 
 
 def test_reconcile_without_a_key_says_so(place: str) -> None:

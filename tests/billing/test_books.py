@@ -104,10 +104,28 @@ def test_what_another_worker_has_booked_as_lost_is_not_booked_again() -> None:
     assert shares(books.close(9_102.0)) == 1000
 
 
+def test_an_epoch_that_others_have_closed_is_rounded_once_and_the_time_since_is_in_another() -> None:
+    books = make_books()
+    books.ready(101.0)
+    entry = books.enter(Asked("a", "fresh"), 102.0)
+    segment = [books.opening(100.0, 0.0), *books.cut(102.25)]
+    taken = segment + closing_lines(segment)
+    books.go_on(lambda at: Epoch(1, "fresh", at, at))
+    opening = books.opening(103.0, 0.0)
+    books.leave(entry, STOP, 104.0)
+    rest = books.close(104.75)
+    assert phase_ms(taken) == {"boot": 1000, "idle": 1000, "execution": 250, "rounding": 750}
+    assert phase_ms(rest) == {"execution": 1750, "idle": 750, "rounding": 500}
+    assert (opening["epoch"], opening["epoch_ms"], opening["at"]) == (1, 0, "2027-01-15T08:00:02.250Z")
+    began = {line["phase"]: line["at"][20:] for line in rest if line["kind"] == "phase"}
+    assert began == {"execution": "250Z", "idle": "000Z", "rounding": "750Z"}
+    assert (shares(taken), shares(rest)) == (250, 1750)
+
+
 Step = tuple[str, float, int]
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["enter", "leave", "abort", "cut", "ready", "drain", "freeze", "look"]),
+        st.sampled_from(["enter", "leave", "abort", "cut", "ready", "drain", "freeze", "look", "take"]),
         st.floats(0, 20), st.integers(0, 9),
     ),
     max_size=80,
@@ -148,6 +166,8 @@ class Life:
                 books.enter_state("drain", self.now)
             case "freeze":
                 self.freeze(number)
+            case "take" if any(line["kind"] == "phase" for line in self.segment):
+                self.take()
             case "look":
                 self.segment = [books.opening(self.now, 1_800_000_000.0 + 100 * number)]
 
@@ -159,6 +179,16 @@ class Life:
         self.epoch = Epoch(self.epoch.number + 1, "restored", Moment(1_900_000_000.0 - number, self.now), left)
         self.books.turn(self.epoch, was_recovered=False)
         self.segment = [self.books.opening(self.now, 0.0)]
+
+    def take(self) -> None:
+        """Others take the journal while the worker runs, and close its epoch."""
+        self.lines += closing_lines(self.segment)
+        self.books.go_on(self.divide)
+        self.segment = [self.books.opening(self.now, 0.0)]
+
+    def divide(self, at: Moment) -> Epoch:
+        self.epoch = Epoch(self.epoch.number + 1, self.epoch.start_kind, at, at)
+        return self.epoch
 
     def write(self, lines: list[Line]) -> None:
         self.lines += lines
@@ -175,11 +205,13 @@ def test_every_millisecond_of_a_life_is_in_one_line(steps: list[Step]) -> None:
     life.write(life.books.close(life.now))
     counted = phase_ms(life.lines)
     assert counted["execution"] == shares(life.lines)
-    assert len([line for line in life.lines if line["kind"] == "request"]) == life.requests
+    own = [line for line in life.lines if line["kind"] == "request" and line["finish_reason"] != "lost"]
+    assert len(own) == life.requests
     for number in range(life.epoch.number + 1):
-        ms = [line["ms"] for line in life.lines if line["kind"] == "phase" and line["epoch"] == number]
-        assert sum(ms) % 1000 == 0
-        assert 0 <= ms[-1] <= 999
+        phases = [line for line in life.lines if line["kind"] == "phase" and line["epoch"] == number]
+        assert sum(line["ms"] for line in phases) % 1000 == 0
+        assert [line["phase"] == "rounding" for line in phases] == [False] * (len(phases) - 1) + [True]
+        assert 0 <= phases[-1]["ms"] <= 999
     for line in life.lines:
         spent = line["ms"] if line["kind"] == "phase" else line["execution_ms"]
         assert Decimal(line["cost"]) == Decimal("0.00155") * spent / 1000

@@ -30,10 +30,15 @@ class Counted(FolderStore):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.fetched: list[str] = []
+        self.listed = 0
 
     def get(self, key: str) -> bytes:
         self.fetched.append(key)
         return super().get(key)
+
+    def keys(self, under: str = "") -> Iterator[StoredObject]:
+        self.listed += 1
+        return super().keys(under)
 
 
 @pytest.fixture
@@ -86,6 +91,12 @@ def test_only_days_around_the_period_are_fetched(made: tuple[Counted, Truth], ca
     store.fetched.clear()
     bring(store, Period.of(date(2025, 6, 7), None), environment=cache)
     assert {key[len("usage/v1/dt="):][:10] for key in store.fetched} == {"2025-06-07", "2025-06-08"}
+
+
+def test_a_long_period_is_not_listed_day_by_day(made: tuple[Counted, Truth], cache: dict[str, str]) -> None:
+    store, _ = made
+    files = bring(store, Period.of(date(1970, 1, 1), None), environment=cache)
+    assert (len(files), store.listed) == (len(bring(Counted(store._root), Period(), environment=cache)), 1)
 
 
 def test_what_is_no_ledger_s_is_not_fetched(made: tuple[Counted, Truth], cache: dict[str, str]) -> None:

@@ -191,6 +191,15 @@ def test_long_periods_are_drawn_by_days(tmp_path: Path) -> None:
     assert "2026-11-22</text>" in page(read(tmp_path / "long"))
 
 
+def test_one_clock_that_was_wrong_makes_no_page_of_empty_days(tmp_path: Path) -> None:
+    Life("b").phase("idle", 1000).write(tmp_path)
+    make_ledger(tmp_path, replace(SHAPE, began_s=0))
+    text = page(read(tmp_path))
+    assert "1970-01-01</text>" in text
+    assert text.count("2026-11-21: ") == 3
+    assert text.count("<title>") < 30
+
+
 @pytest.fixture
 def killed(tmp_path: Path) -> Path:
     """The journal of a worker that was killed while it had a request."""

@@ -19,8 +19,9 @@ ProblemKind = Literal[
 ]
 """`docs/billing.md` describes each."""
 
-_SILENCE = timedelta(minutes=2)
-"""A worker that lives brings a segment every ten seconds; its store may be slow, and clocks differ."""
+SILENCE = timedelta(minutes=2)
+"""A life of which nothing is heard for longer has ended: a worker that lives brings a segment every ten seconds; its
+store may be slow, and clocks differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,8 @@ class _Chain:
             none that comes later begins before it.
         ms: of phases, with what missing lines held.
         missing: ranges of lines, until an `open` line tells their time.
+        whole: whether none was missing up to where that was last looked at.
+        closed: whether the epoch has its rounding.
         newest: when its last line was written.
     """
 
@@ -218,7 +221,7 @@ class Audit:
             self._report(Problem("cost", str(key), detail))
 
     def _judge_open(self, name: str, chain: _Chain, now: datetime) -> None:
-        silence = max(_SILENCE, timedelta(milliseconds=3 * chain.open_interval_ms))
+        silence = max(SILENCE, timedelta(milliseconds=3 * chain.open_interval_ms))
         if chain.newest is None or now - chain.newest < silence:
             self.counts["living"] += 1
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from engine.errors import PilotlightError
 from handler.billing.reading.ledger import open_ledger
+from handler.billing.replacing import replacing
 from handler.billing.segment import UNDER, parse_key
 from handler.billing.store import Store
 
@@ -72,21 +72,18 @@ def compact(place: str, day: date, out: Path) -> Compacted | None:
         OSError: the folder cannot be written.
     """
     file = out / f"dt={day}" / f"{day}.parquet"
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with open_ledger(place, day, day) as ledger:
+        with replacing(file) as draft, open_ledger(place, day, day) as ledger:
             ledger.execute("SET preserve_insertion_order = true")
-            [lines] = ledger.execute(_COPY.format(day=day, file=str(partial).replace("'", "''"))).fetchone() or (0,)
+            [lines] = ledger.execute(_COPY.format(day=day, file=str(draft).replace("'", "''"))).fetchone() or (0,)
             skipped = tuple(path.name for path in ledger.skipped)
-        if lines:
-            partial.replace(file)
+            if not lines:
+                draft.unlink()
+                file.unlink(missing_ok=True)
+        return Compacted(day, file, lines, file.stat().st_size, skipped) if lines else None
     finally:
-        partial.unlink(missing_ok=True)
-    if lines:
-        return Compacted(day, file, lines, file.stat().st_size, skipped)
-    _forget(file)
-    return None
+        _remove_empty(file.parent)
 
 
 def compact_days(
@@ -107,8 +104,7 @@ def _days(store: Store) -> set[date]:
     return named | {day + _DAY for day in named}
 
 
-def _forget(file: Path) -> None:
-    """A day without lines has no file, and no folder unless something else is in it."""
-    file.unlink(missing_ok=True)
-    if not any(file.parent.iterdir()):
-        file.parent.rmdir()
+def _remove_empty(folder: Path) -> None:
+    """A day without a file has no folder, unless something else is in it."""
+    if not any(folder.iterdir()):
+        folder.rmdir()

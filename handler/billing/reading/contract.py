@@ -41,7 +41,7 @@ def _account(group: Group) -> dict[str, Any]:
 
 
 def _group(report: Report, group: Group) -> dict[str, Any]:
-    mark = {} if not group.no_request else {"no_request": True}
+    mark = {"no_request": True} if group.no_request else {}
     return dict(zip(report.by, group.key, strict=True)) | mark | _account(group)
 
 

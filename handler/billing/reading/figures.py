@@ -138,7 +138,7 @@ class Report:
         hours: the groups by hour, in order; empty unless asked for.
         unclosed_epochs: of workers that are alive, or were killed and not recovered.
         objects: files read; `skipped` are those that could not be unpacked.
-        damaged_lines: that are no JSON.
+        damaged_lines: that are no JSON, or lack what a line of their kind has.
     """
 
     place: str

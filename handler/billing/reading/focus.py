@@ -17,31 +17,27 @@ from engine.errors import PilotlightError
 from handler.billing.lines import stamp
 from handler.billing.price import plain
 from handler.billing.price_list import SHIPPED, PriceList, read_prices
+from handler.billing.reading.audit import SILENCE
 from handler.billing.reading.focus_columns import COLUMNS, CONSTANTS
 from handler.billing.reading.ledger import Ledger
+from handler.billing.reading.views import HOUR_MS, by_hours
 
-_HOUR_MS = 3_600_000
 _DAY_S = 86_400
-_SILENCE = timedelta(minutes=2)
-"""A life of which nothing more is heard for so long has ended."""
 _AT_ONCE = 10_000
 
 _WORKER = "endpoint, worker, boot, model, gpu, gpu_count, price, price_kind, price_date"
 
 _REGIONS = "regions AS (SELECT boot, any_value(region) AS region FROM lines WHERE kind = 'start' GROUP BY boot)"
 
+_STRETCHES = f"""
+SELECT {_WORKER}, epoch, phase, warmup, epoch_ms("at") AS start, ms FROM phases WHERE ms > 0 AND phase <> 'execution'
+"""
+
 _PHASES = f"""
-WITH {_REGIONS},
-stretches AS (
-    SELECT {_WORKER}, epoch, phase, warmup, epoch_ms("at") AS start, ms
-    FROM phases WHERE ms > 0 AND phase <> 'execution'
-), parts AS (
-    SELECT *, unnest(range(start // {_HOUR_MS}, (start + ms - 1) // {_HOUR_MS} + 1)) AS hour FROM stretches
-)
-SELECT {_WORKER}, epoch, phase, warmup, hour * {_HOUR_MS} AS start, {_HOUR_MS} AS span,
-    any_value(regions.region) AS region,
-    sum(least(start + ms, (hour + 1) * {_HOUR_MS}) - greatest(start, hour * {_HOUR_MS}))::BIGINT AS ms
-FROM parts LEFT JOIN regions USING (boot)
+WITH {_REGIONS}
+SELECT {_WORKER}, epoch, phase, warmup, hour * {HOUR_MS} AS start, {HOUR_MS} AS span,
+    any_value(regions.region) AS region, sum(ms)::BIGINT AS ms
+FROM ({by_hours(_STRETCHES)}) LEFT JOIN regions USING (boot)
 GROUP BY {_WORKER}, epoch, phase, warmup, hour ORDER BY hour, endpoint, worker, boot, epoch, phase, warmup
 """
 
@@ -65,7 +61,7 @@ epochs AS (
 ), shares AS (SELECT boot, sum(execution_ms) AS ms FROM lines WHERE kind = 'request' GROUP BY boot),
 execution AS (SELECT * FROM lines WHERE kind = 'phase' AND phase = 'execution')
 SELECT {_WORKER}, max(epoch) AS epoch, 'execution' AS phase, false AS warmup,
-    max(epoch_ms("at")) // {_HOUR_MS} * {_HOUR_MS} AS start, {_HOUR_MS} AS span, any_value(regions.region) AS region,
+    max(epoch_ms("at")) // {HOUR_MS} * {HOUR_MS} AS start, {HOUR_MS} AS span, any_value(regions.region) AS region,
     (sum(execution.ms) - coalesce(any_value(shares.ms), 0))::BIGINT AS ms
 FROM execution SEMI JOIN ended USING (boot) LEFT JOIN shares USING (boot) LEFT JOIN regions USING (boot)
 GROUP BY {_WORKER} HAVING sum(execution.ms) > coalesce(any_value(shares.ms), 0) ORDER BY start, boot
@@ -125,7 +121,7 @@ def write_focus(
 
 
 def _bounds(ledger: Ledger, now: datetime) -> dict[str, datetime]:
-    before = now.astimezone(UTC).replace(tzinfo=None) - _SILENCE
+    before = now.astimezone(UTC).replace(tzinfo=None) - SILENCE
     since, until = ledger.period.since, ledger.period.until
     return {"since": since or datetime.min, "until": until or datetime.max, "before": before}  # noqa: DTZ901 - DuckDB's.
 

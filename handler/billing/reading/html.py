@@ -25,6 +25,8 @@ _ORDER = ("execution", "boot", "idle", "drain", "rounding")
 
 _MOST_HOURS = 96
 """A longer period is drawn by days."""
+_MOST_DAYS = 1_000
+"""Of a period beyond it, which one wrong clock makes, days with nothing are not drawn."""
 _MOST_GROUPS = 500
 _BOOTS = 5
 
@@ -99,15 +101,16 @@ def _bars(hours: Sequence[Group]) -> list[tuple[str, list[Group]]]:
     moments = [datetime.fromisoformat(group.key[0] or "") for group in hours]
     if not moments:
         return []
-    daily = moments[-1] - moments[0] >= timedelta(hours=_MOST_HOURS)
+    length = moments[-1] - moments[0]
+    daily = length >= timedelta(hours=_MOST_HOURS)
     step, form = (timedelta(days=1), "%Y-%m-%d") if daily else (timedelta(hours=1), "%m-%d %H:00")
     told: dict[str, list[Group]] = {}
     moment = moments[0].replace(hour=0) if daily else moments[0]
-    while moment <= moments[-1]:
+    while moment <= moments[-1] and length.days <= _MOST_DAYS:
         told[moment.strftime(form)] = []
         moment += step
     for moment, group in zip(moments, hours, strict=True):
-        told[moment.strftime(form)].append(group)
+        told.setdefault(moment.strftime(form), []).append(group)
     return list(told.items())
 
 

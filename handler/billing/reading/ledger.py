@@ -18,6 +18,7 @@ from handler.billing.reading.mirror import Progress, bring, unseen
 from handler.billing.reading.objects import OBJECTS, PARQUET, LedgerFile, Period, contested, find_files
 from handler.billing.reading.views import create_views
 from handler.billing.reading.whole import is_whole
+from handler.billing.reading.words import damaged_lines
 from handler.billing.store import open_store
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Ledger(AbstractContextManager["Ledger"]):
     Attributes:
         place: as its user would name it.
         period: what the views `phases`, `requests` and `starts` are limited to.
-        skipped: what was left out, by its name; None of these lines are in any view.
+        skipped: files that are left out: none of their lines is in any view.
     """
 
     def __init__(self, place: str, files: Sequence[LedgerFile], period: Period) -> None:
@@ -91,7 +92,7 @@ class Ledger(AbstractContextManager["Ledger"]):
         """What is in no view, a line each: objects that cannot be unpacked, and damaged lines."""
         [(damaged,)] = self.execute("SELECT count(*) FROM all_lines WHERE kind IS NULL").fetchall()
         objects = [f"left out, as it cannot be unpacked: {path.name}" for path in self.skipped]
-        return [*objects, *([f"left out, as they are no JSON: {damaged} lines; see bill verify"] if damaged else [])]
+        return [*objects, *([damaged_lines(damaged)] if damaged else [])]
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._duckdb.close()

@@ -24,6 +24,9 @@ _THREADS: Final = 8
 
 _ATTEMPTS: Final = 3
 
+_MOST_DAYS: Final = 100
+"""Days that are listed one by one, each a round trip; of a longer period all is listed, a thousand objects a trip."""
+
 
 def unseen(what: str, total: int) -> AbstractContextManager[Callable[[int], object]]:
     """A display that nobody sees."""
@@ -63,8 +66,9 @@ def cache_folder(place: str, environment: Mapping[str, str] = os.environ) -> Pat
 
 def _wanted(store: Store, period: Period) -> Iterable[StoredObject]:
     """The ledger's objects that may have lines of the period; Parquet files where there is no object."""
-    days = period.days(datetime.now(UTC).date())
-    folders = [UNDER] if days is None else [f"{UNDER}dt={day}/" for day in days]
+    days = list(period.days(datetime.now(UTC).date()) or ())
+    listed_by_day = period.since is not None and len(days) <= _MOST_DAYS
+    folders = [f"{UNDER}dt={day}/" for day in days] if listed_by_day else [UNDER]
     objects = [found for folder in folders for found in store.keys(folder) if _is_wanted(found, period)]
     return objects or [found for found in store.keys() if _is_parquet(found.key)]  # noqa: SIM118 (no dictionary)
 

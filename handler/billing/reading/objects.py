@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
 from pathlib import Path
 
@@ -17,8 +17,10 @@ OBJECTS, PARQUET = ".jsonl.gz", ".parquet"
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 
-_EARLIEST, _LATEST = 1970, 2999
-"""Years."""
+EARLIEST = datetime(1970, 1, 1)  # noqa: DTZ001 (in UTC, as all of a period's bounds)
+"""No line is older."""
+_LATEST = 2999
+"""A year."""
 
 _MARGIN = timedelta(days=1)
 """A line is written at most a day after what it tells began, and an object is named by when its first was written."""
@@ -39,8 +41,9 @@ class Period:
             InvalidConfig: one is far from any ledger.
         """
         for given in (since, until):
-            if given is not None and not _EARLIEST <= given.year <= _LATEST:
-                raise InvalidConfig(f"{given} is not a time of a ledger, which lies from {_EARLIEST} to {_LATEST}")
+            if given is not None and not EARLIEST.year <= given.year <= _LATEST:
+                bounds = f"{EARLIEST.year} to {_LATEST}"
+                raise InvalidConfig(f"{given} is not a time of a ledger, which lies from {bounds}")
         return cls(_moment(since, timedelta()), _moment(until, timedelta(days=1)))
 
     @property
@@ -73,7 +76,7 @@ class LedgerFile:
 
     Attributes:
         key: what its name says; None where it is no object's, or its folders were left behind.
-        day: of a Parquet file, or of an object: the day it belongs to, None where its name does not tell.
+        day: the day it belongs to; None where its name does not tell.
     """
 
     path: Path
@@ -152,7 +155,5 @@ def _day(text: str) -> date | None:
 
 def _moment(given: date | None, more: timedelta) -> datetime | None:
     if isinstance(given, datetime):
-        from datetime import UTC
-
         return given.astimezone(UTC).replace(tzinfo=None) if given.tzinfo else given
     return None if given is None else datetime(given.year, given.month, given.day) + more  # noqa: DTZ001

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 from handler.billing.price_list import PriceList, Row
+from handler.billing.reading.words import printable
 from handler.billing.runpod_api import CataloguedGpu, RunPodApi, RunPodTrouble
 
 _DIGITS = Decimal("1e-12")
@@ -32,18 +33,21 @@ def show_prices(table: PriceList) -> None:
     """The price list on standard output, for a person."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     active_of = f" ({table.active_date})" if table.active_date else ""
-    view = Table("pool", "GPUs", box=None, title=f"{table.source}, {table.date}", title_justify="left")
+    view = Table("pool", "GPUs", box=None, title=Text(printable(f"{table.source}, {table.date}")), title_justify="left")
     for heading in ("flex $/s", "$/h", f"active $/s{active_of}"):
         view.add_column(heading, justify="right")
     for row in table.rows:
         gpus = ", ".join(name.removeprefix("NVIDIA ") for name in row.gpus)
         active = "" if row.active is None else f"{row.active:f}"
-        view.add_row(row.pool or "", gpus, f"{row.flex:f}", f"{row.flex * 3600:.3f}", active)
+        names = (Text(printable(name)) for name in (row.pool or "", gpus))
+        view.add_row(*names, f"{row.flex:f}", f"{row.flex * 3600:.3f}", active)
     console = Console(highlight=False)
     console.print(view)
-    console.print(f"from {table.path}" if table.path else "", markup=False)
+    if table.path:
+        console.print(f"from {table.path}", markup=False)
 
 
 def _rows(gpus: Iterable[CataloguedGpu]) -> Iterable[Row]:

@@ -12,19 +12,17 @@ from typing import Any
 from engine.errors import PilotlightError
 from handler.billing.price import plain
 from handler.billing.reading.ledger import Ledger
+from handler.billing.reading.views import by_hours
+from handler.billing.reading.words import printable
 from handler.billing.runpod_api import Billed
 
 HOUR = timedelta(hours=1)
 """RunPod's finest bucket."""
 
-_HOURS = """
-WITH stretches AS (
-    SELECT endpoint, price, epoch_ms("at") AS start, ms FROM phases WHERE ms > 0
-), parts AS (
-    SELECT *, unnest(range(start // 3600000, (start + ms - 1) // 3600000 + 1)) AS hour FROM stretches
-)
-SELECT endpoint, hour, price, sum(least(start + ms, (hour + 1) * 3600000) - greatest(start, hour * 3600000))::BIGINT
-FROM parts GROUP BY ALL ORDER BY hour, endpoint, price
+_STRETCHES = 'SELECT endpoint, price, epoch_ms("at") AS start, ms FROM phases WHERE ms > 0'
+_HOURS = f"""
+SELECT endpoint, hour, price, sum(ms)::BIGINT FROM ({by_hours(_STRETCHES)})
+GROUP BY ALL ORDER BY hour, endpoint, price
 """
 
 
@@ -146,6 +144,7 @@ def show_comparison(hours: Sequence[Comparison], since: datetime, until: datetim
     """A table on standard output, for a person."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     title = f"US dollars from {since:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M} UTC"
     note = "GPU and all: what RunPod billed; difference: GPU less ledger"
@@ -155,7 +154,7 @@ def show_comparison(hours: Sequence[Comparison], since: datetime, until: datetim
     for heading in ("seconds", "ledger", "GPU", "all", "difference", "%"):
         table.add_column(heading, justify="right", no_wrap=True)
     for hour in hours:
-        table.add_row(f"{hour.start:%m-%d %H:%M}", hour.endpoint, *_cells(hour))
+        table.add_row(f"{hour.start:%m-%d %H:%M}", Text(printable(hour.endpoint or "")), *_cells(hour))
     table.add_section()
     table.add_row("total", "", *_cells(total(hours)), style="bold")
     console = Console(highlight=False)

@@ -115,9 +115,19 @@ def _starts(ledger: Ledger, start_kind: str) -> int:
 
 def _boots(ledger: Ledger) -> list[Boot]:
     rows = ledger.execute(_BOOTS, [NEWEST_BOOTS]).fetchall()
-    return [
-        Boot(worker, began, ready_ms, cost, json.loads(spans or "[]")) for worker, began, ready_ms, cost, spans in rows
-    ]
+    return [Boot(worker, began, ready_ms, cost, _spans(spans)) for worker, began, ready_ms, cost, spans in rows]
+
+
+def _spans(text: str | None) -> list[dict[str, Any]]:
+    """A boot's timeline, without what is no span."""
+    told = json.loads(text or "[]")
+    return [span for span in told if _is_span(span)] if isinstance(told, list) else []
+
+
+def _is_span(told: object) -> bool:
+    if not isinstance(told, dict) or not isinstance(told.get("name"), str):
+        return False
+    return all(isinstance(told.get(name), int | float) for name in ("start_s", "end_s"))
 
 
 def _unclosed(ledger: Ledger) -> int:

@@ -35,10 +35,10 @@ SELECT {names} kind, phase, warmup, start_kind, life, inside,
 FROM told GROUP BY {names} kind, phase, warmup, start_kind, life, inside
 UNION ALL BY NAME
 SELECT 'queue_ms' AS delay, start_kind, queue_ms AS delay_ms, count(*) AS lines FROM told
-WHERE inside AND NOT warmup AND queue_ms IS NOT NULL GROUP BY start_kind, queue_ms
+WHERE inside AND kind = 'request' AND NOT warmup AND queue_ms IS NOT NULL GROUP BY start_kind, queue_ms
 UNION ALL BY NAME
 SELECT 'first_token_ms' AS delay, start_kind, first_token_ms AS delay_ms, count(*) AS lines FROM told
-WHERE inside AND NOT warmup AND first_token_ms IS NOT NULL GROUP BY start_kind, first_token_ms;
+WHERE inside AND kind = 'request' AND NOT warmup AND first_token_ms IS NOT NULL GROUP BY start_kind, first_token_ms;
 CREATE OR REPLACE TEMP VIEW marked AS
 SELECT sums.* REPLACE (coalesce(warmup, mark, false) AS warmup) FROM sums LEFT JOIN (
     SELECT life, bool_or(warmup) AS mark FROM sums

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from handler.billing.lines import Line
-from handler.billing.reading.audit import Audit, Problem, one_of_each
+from handler.billing.reading.audit import Audit, Problem, ProblemKind, one_of_each
 from handler.billing.segment import UNDER, LedgerKey, decode, parse_key, seq_of, split
 from handler.billing.store import Store
 
@@ -106,8 +106,8 @@ def _take_lines(key: LedgerKey, raw: bytes, audit: Audit, report: Callable[[Prob
     for number, text in enumerate(split(raw), 1):
         line = decode(text) if text.endswith(b"\n") else None
         if line is None:
-            kind = "checksum" if text.endswith(b"\n") else "torn"
-            report(Problem(kind, str(key), f"line {number} of the object is damaged"))  # type: ignore[arg-type]
+            kind: ProblemKind = "checksum" if text.endswith(b"\n") else "torn"
+            report(Problem(kind, str(key), f"line {number} of the object is damaged"))
             continue
         try:
             seq = _number(key, line)

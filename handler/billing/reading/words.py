@@ -109,8 +109,13 @@ def notes(report: Report) -> list[str]:
         named = ", ".join(report.skipped[:3]) + (" and more" if len(report.skipped) > 3 else "")
         told.append(f"{count(len(report.skipped), 'object')} left out, for they cannot be unpacked: {named}")
     if report.damaged_lines:
-        told.append(f"{count(report.damaged_lines, 'line')} left out, for they are no JSON: see pilotlight bill verify")
+        told.append(damaged_lines(report.damaged_lines))
     return told
+
+
+def damaged_lines(number: int) -> str:
+    """That so many lines are left out."""
+    return f"{count(number, 'line')} left out as damaged: see pilotlight bill verify"
 
 
 def _key_name(group: Group, name: str, part: str | None) -> str:
