@@ -64,6 +64,19 @@ def boot(config: EngineConfig, start: Start | None = None) -> Engine:
     return Engine(booted.core, booted.model, booted.plan)
 
 
+def check_files(config: EngineConfig, folder: Path) -> None:
+    """See whether a boot could read this folder, as far as that can be told without torch and the weights' numbers.
+
+    Raises:
+        PilotlightError: as `boot` does.
+    """
+    from engine.tensor_file import read_header, weight_files
+
+    _read_model(config, folder, _checked_manifest(folder))
+    for file in weight_files(folder):
+        read_header(file)
+
+
 def boot_core(
     config: EngineConfig, start: Start | None = None, *, operations: Operations | None = None,
     tensors: Callable[[torch.dtype, torch.device], TensorSource] | None = None,

@@ -39,4 +39,4 @@ def check_distinct(keys: Iterable[ApiKey]) -> None:
     known = list(keys)
     counts = Counter(key.digest for key in known)
     if same := [key.name for key in known if counts[key.digest] > 1]:
-        raise InvalidConfig(f"api_keys_file: {' and '.join(same)} are the same key")
+        raise InvalidConfig(f"{' and '.join(same)} are the same key")

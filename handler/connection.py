@@ -13,12 +13,12 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 UNREAD: Final = "unread_bytes"
 """Where a stream's answer says, in its scope's state, how much of it waits beside what the connection holds."""
 
-HEAD_BYTES: Final = 65_536
-"""The most a request's head may hold. Parsers differ: h11 stops at a quarter of this, httptools at nothing."""
-
 _LOOK_S: Final = 1.0
 _PROGRESS_BYTES: Final = 16_384
 """Reading less than this in all one's time is not reading."""
+
+_Protocol: Any = object
+"""What comes after `Connection` in a class that is made of both."""
 
 _TIMED_OUT: Final = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
@@ -34,18 +34,28 @@ class Bounds:
         unread_s: seconds in which a client must have read something.
         unread_bytes: of a stream, that may wait for the client.
         body_bytes: that a body may hold.
+        head_bytes: that a request's head may hold. Parsers differ: h11 stops by itself at what it is told, httptools
+            at nothing.
     """
 
     receive_s: float
     unread_s: float
     unread_bytes: int
     body_bytes: int
+    head_bytes: int = 65_536
 
 
-def connections(bounds: Bounds, on_slow_reader: Callable[[], None]) -> type[asyncio.Protocol]:
-    """The class of connections with these bounds, for `uvicorn.Config(http=...)`."""
+def connections(
+    bounds: Bounds, on_slow_reader: Callable[[], None], protocol: type[asyncio.Protocol] = AutoHTTPProtocol
+) -> type[asyncio.Protocol]:
+    """The class of connections with these bounds, for `uvicorn.Config(http=...)`.
 
-    class BoundedConnection(Connection):
+    Args:
+        on_slow_reader: called when a client is cut that does not read.
+        protocol: which of uvicorn's it is otherwise.
+    """
+
+    class BoundedConnection(Connection, protocol):  # type: ignore[misc, valid-type]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self.bounds = bounds
@@ -54,8 +64,8 @@ def connections(bounds: Bounds, on_slow_reader: Callable[[], None]) -> type[asyn
     return BoundedConnection
 
 
-class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-    """One client's connection.
+class Connection(_Protocol):  # type: ignore[misc]
+    """One client's connection: what is added to one of uvicorn's.
 
     A client that does not read holds up nobody: its sends wait in its own task, its answer in its own queue. What
     waits is bounded by cutting it, which ends its request like any client's leaving.
@@ -111,7 +121,7 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     def _most_bytes(self) -> int:
         """The rest of a body that was answered before it was read is passed over."""
         unread_body = self.cycle is not None and self.cycle.more_body
-        return HEAD_BYTES + unread_body * self.bounds.body_bytes
+        return self.bounds.head_bytes + unread_body * self.bounds.body_bytes
 
     def _await_head(self) -> None:
         if self._head_timer is None:

@@ -47,7 +47,7 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         ClientGone: the client hung up.
     """
     working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_disconnected(request))
+    leaving = asyncio.ensure_future(until_gone(request))
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
         if working.done():
@@ -59,6 +59,7 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.gather(working, leaving, return_exceptions=True)
 
 
-async def _disconnected(request: Request) -> None:
+async def until_gone(request: Request) -> None:
+    """Wait until the client hangs up; what it sends meanwhile is dropped."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

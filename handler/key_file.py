@@ -44,13 +44,13 @@ def parse_keys(content: bytes) -> tuple[ApiKey, ...]:
     """The keys of a file.
 
     Raises:
-        InvalidConfig: one line that names the fault and shows no key. No key at all is a fault: it would lock everybody
-            out, and to let everybody in instead would be worse.
+        InvalidConfig: one line that names the fault and shows no key; the file's name is the caller's to say. No key
+            at all is a fault: it would lock everybody out, and to let everybody in instead would be worse.
     """
     try:
         entries = _File.model_validate(_parse(content)).keys
     except ValidationError as error:
-        raise InvalidConfig(f"api_keys_file: {_describe(error)}") from None
+        raise InvalidConfig(_describe(error)) from None
     keys = tuple(entry.named(name) for name, entry in entries.items())
     check_distinct(keys)
     return keys
@@ -65,11 +65,13 @@ def _parse(content: bytes) -> dict[str, Any]:
         fault = "nested too deeply"
     except ValueError as error:  # TOMLDecodeError is one, and so is what an integer of 5,000 digits raises.
         fault = str(error)
-    raise InvalidConfig(f"api_keys_file: not TOML: {fault}")
+    raise InvalidConfig(f"not TOML: {fault}")
 
 
 def _describe(error: ValidationError) -> str:
     """The first fault and where it is; never the value, which may be a key."""
     first = error.errors(include_url=False, include_input=False)[0]
+    if first["loc"] == ("keys",) and first["type"] in ("missing", "too_short"):
+        return "it holds no key; each is a table [keys.NAME]"
     where = ".".join(str(part) for part in first["loc"] if part != "[key]")
     return f"{where}: {first['msg'].removeprefix('Value error, ')}"

@@ -41,9 +41,11 @@ class Keyring:
         self._clock = clock
         self._setting = keys_of_setting(setting)
         self._looked = clock()
-        self._content = None if file is None else _read(file)
+        self._content: bytes | None = None
         self._trouble: str | None = None
-        self._keys = self._setting if self._content is None else self._all(self._content)
+        self._keys = self._setting
+        if file is not None:
+            self._read_anew(file)
 
     @property
     def needed(self) -> bool:
@@ -70,16 +72,24 @@ class Keyring:
             return
         self._looked = now
         try:
-            self._take(_read(self._file))
+            if self._read_anew(self._file):
+                _log.info("the API keys were read anew: %d may call", len(self._keys))
         except InvalidConfig as error:
             self._complain(str(error))
 
-    def _take(self, content: bytes) -> None:
-        if content == self._content and self._trouble is None:
-            return
-        self._keys = self._all(content)
+    def _read_anew(self, file: Path) -> bool:
+        """Whether there was anything new; raises InvalidConfig, naming the file and its fault."""
+        try:
+            content = _read(file)
+            if content == self._content and self._trouble is None:
+                return False
+            self._keys = self._all(content)
+        except InvalidConfig as error:
+            raise InvalidConfig(f"api_keys_file: {file}: {error}") from None
+        except OSError as error:
+            raise InvalidConfig(f"api_keys_file: {file}: {error.strerror}") from None
         self._content, self._trouble = content, None
-        _log.info("the API keys were read anew: %d may call", len(self._keys))
+        return True
 
     def _complain(self, trouble: str) -> None:
         if trouble != self._trouble:
@@ -95,13 +105,10 @@ class Keyring:
 
 
 def _read(file: Path) -> bytes:
-    try:
-        with open(file, "rb", opener=_at_once) as opened:
-            if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
-                raise InvalidConfig(f"api_keys_file: {file} is not a regular file")
-            return opened.read()
-    except OSError as error:
-        raise InvalidConfig(f"api_keys_file: cannot read {file}: {error.strerror}") from error
+    with open(file, "rb", opener=_at_once) as opened:
+        if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+            raise InvalidConfig("not a regular file")
+        return opened.read()
 
 
 def _at_once(path: str, flags: int) -> int:

@@ -73,8 +73,8 @@ def up(
     from handler.local.run import run
 
     given = {
-        "MODEL": _as_workers_find_it(model), "DEVICE": device, "DTYPE": dtype, "MAX_MODEL_LEN": max_model_len,
-        "KV_MEMORY": kv_memory, "QUANTIZE": quantize, "JOB_LOOP": job_loop,
+        "MODEL": as_workers_find_it(model or _model_of_environment(runtime)), "DEVICE": device, "DTYPE": dtype,
+        "MAX_MODEL_LEN": max_model_len, "KV_MEMORY": kv_memory, "QUANTIZE": quantize, "JOB_LOOP": job_loop,
     }
     run(Choices(
         state=(state or _default_state()).absolute(), port=port, mode=mode,
@@ -86,9 +86,16 @@ def up(
     ))
 
 
-def _as_workers_find_it(model: str | None) -> str | None:
-    """They run in folders of their own. Without a model it is their own default."""
-    return str(Path(model).absolute()) if model is not None and Path(model).is_dir() else model
+def as_workers_find_it(model: str | None) -> str | None:
+    """The model's name in any folder, since workers run in their own. Without a model it is their own default."""
+    is_folder = model not in (None, "demo") and Path(model or "").is_dir()
+    return str(Path(model or "").absolute()) if is_folder else model
+
+
+def _model_of_environment(runtime: str) -> str | None:
+    """What processes inherit; containers do not."""
+    names = ("PILOTLIGHT_MODEL", "MODEL_NAME") if runtime == "process" else ()
+    return next((os.environ[name] for name in names if os.environ.get(name)), None)
 
 
 def _scaling(mode: str, name: str | None, value: float | None, least: int, most: int, idle_s: float) -> Any:

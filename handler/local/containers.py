@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from handler.local.processes import ending_with_parent
-from handler.local.runtime import CannotStart, open_log
+from handler.local.runtime import CannotStart, describe, open_log
 
 SEEN_STATE: Final = Path("/pilotlight")
 """Where a container finds the endpoint's state folder."""
@@ -84,12 +84,20 @@ class Containers:
         return ContainerHandle(self._program, worker_id, client)
 
     async def sweep(self) -> int:
-        """Remove the containers that an endpoint with the same state folder has left, frozen ones perhaps."""
+        """Remove the containers that an endpoint with the same state folder has left, frozen ones perhaps.
+
+        Raises:
+            CannotStart: the program is not there, or what does its work does not answer.
+        """
         try:
-            _, found = await run(self._program, "ps", "--all", "--quiet", "--filter", f"label={_LABEL}={self._state}")
+            status, said = await run(
+                self._program, "ps", "--all", "--quiet", "--filter", f"label={_LABEL}={self._state}"
+            )
         except OSError as error:
             raise CannotStart(f"{self._program} cannot be run: {error.strerror}") from None
-        names = found.split()
+        if status:
+            raise CannotStart(f"{self._program} cannot be used: {' '.join(said.split()) or describe(status)}")
+        names = said.split()
         if names:
             await run(self._program, "rm", "--force", *names)
         return len(names)
@@ -104,10 +112,11 @@ class Containers:
 
 
 async def run(program: str, *arguments: str) -> tuple[int, str]:
-    """The exit status and the output of a command; raises OSError where there is no such program."""
+    """The exit status of a command, and its output, or what it complains of; raises OSError where there is none."""
     process = await asyncio.create_subprocess_exec(
         program, *arguments, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
     )
-    output, _ = await process.communicate()
-    return process.returncode or 0, output.decode(errors="replace")
+    output, complaint = await process.communicate()
+    status = process.returncode or 0
+    return status, (complaint if status else output).decode(errors="replace")

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 from starlette.types import Message, Receive, Scope, Send
 
+from handler.hanging_up import until_gone
 from handler.local.answers import Json
 
 T = TypeVar("T")
@@ -61,7 +62,7 @@ async def unless_gone(
 ) -> list[T]:
     """What comes of `work`, which is cut short when the worker hangs up; if this is cut short, it is given back."""
     working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_hung_up(request))
+    leaving = asyncio.ensure_future(until_gone(request))
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
     except asyncio.CancelledError:
@@ -76,8 +77,3 @@ async def _ended(working: asyncio.Task[list[T]], leaving: asyncio.Task[None]) ->
         task.cancel()
     await asyncio.wait((working, leaving))
     return [] if working.cancelled() else working.result()
-
-
-async def _hung_up(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

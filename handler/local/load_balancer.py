@@ -95,7 +95,7 @@ class LoadBalancer:
         else:
             self._done += 1
         finally:
-            self._held[worker_id].pop(request, None)
+            self._let_go(worker_id, request)
             self.changed.set()
 
     def counts(self) -> QueueCounts:
@@ -130,6 +130,13 @@ class LoadBalancer:
         self._held.pop(worker_id, None)
         self._news.ring()
         self.changed.set()
+
+    def _let_go(self, worker_id: str, request: str) -> None:
+        """A worker that was lost meanwhile has nothing any more."""
+        held = self._held.get(worker_id, {})
+        held.pop(request, None)
+        if not held:
+            self._held.pop(worker_id, None)
 
     async def _find(self, request: str, wish: Wish | None) -> str:
         if (found := self._choose(wish)) is not None:

@@ -31,7 +31,8 @@ async def _ask(worker: Worker, workers: Workers, balancer: LoadBalancer, client:
     try:
         status = (await client.get(f"{worker.url}/ping", timeout=_ANSWER_S)).status_code
     except httpx.HTTPError:
-        balancer.serves(worker.id, False)
+        status = None
+    if worker.over.is_set() or worker.state not in _ASKED:  # It has ended, or is to, since it was asked.
         return
     if status in (httpx.codes.OK, httpx.codes.NO_CONTENT):
         workers.pinged(worker.id, (), None)

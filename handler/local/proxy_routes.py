@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ from typing import Final
 import httpx
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
+from handler.hanging_up import while_connected
 from handler.local.load_balancer import LoadBalancer, NoWorker, Wish, WorkerGone
 from handler.local.parts import check_client
 from handler.local.workers import Workers
@@ -32,6 +35,8 @@ _OF_ONE_CONNECTION: Final = {
 _ASKED_ANEW: Final = _OF_ONE_CONNECTION | {"host", "content-length"}
 _ANSWERED_ANEW: Final = _OF_ONE_CONNECTION | {"date", "server"}
 """These, and those that each connection makes itself."""
+
+_log = logging.getLogger("pilotlight.local")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,45 +64,61 @@ async def forward(request: Request) -> Response:
     wish = Wish.read(request.headers.get(HEADER, ""))
     if wish is not None and wish.affinity == "strict-resume":
         proxy.workers.resume(wish.worker_id)
-    stack = AsyncExitStack()
     try:
-        worker_id = await stack.enter_async_context(proxy.balancer.worker(wish))
-        return await _answer(proxy, request, body, worker_id, stack)
+        return await while_connected(request, _answer(proxy, request, body, wish))
     except NoWorker as error:
         return _error(400, str(error))
     except WorkerGone as error:
         return _error(404, str(error))
     except httpx.HTTPError as error:
-        await stack.aclose()
         return _error(502, f"the worker did not answer: {type(error).__name__}")
-    except BaseException:
-        await stack.aclose()
-        raise
 
 
-async def _answer(
-    proxy: Proxy, request: Request, body: bytes, worker_id: str, stack: AsyncExitStack
-) -> StreamingResponse:
-    """The worker's answer from its first header line on; `stack` is closed at its end."""
+async def _answer(proxy: Proxy, request: Request, body: bytes, wish: Wish | None) -> Response:
+    """The worker's answer from its first header line on; the worker is the request's until its end."""
+    async with AsyncExitStack() as stack:
+        worker_id = await stack.enter_async_context(proxy.balancer.worker(wish))
+        upstream = await proxy.client.send(_asked_anew(proxy, request, body, worker_id), stream=True)
+        stack.push_async_callback(upstream.aclose)
+        return _Passed(upstream, worker_id, stack.pop_all())
+
+
+def _asked_anew(proxy: Proxy, request: Request, body: bytes, worker_id: str) -> httpx.Request:
     headers = [line for line in request.headers.items() if line[0] not in _ASKED_ANEW]
     path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-    asked = proxy.client.build_request(
-        request.method, f"{proxy.workers.url_of(worker_id)}{path}", headers=headers, content=body, timeout=PROCESSING_S
-    )
-    upstream = await proxy.client.send(asked, stream=True)
-    stack.push_async_callback(upstream.aclose)
-    response = StreamingResponse(_parts(upstream, stack), upstream.status_code)
-    response.raw_headers = [line for line in upstream.headers.raw if line[0].decode().lower() not in _ANSWERED_ANEW]
-    response.headers[HEADER] = worker_id
-    return response
+    url = f"{proxy.workers.url_of(worker_id)}{path}"
+    return proxy.client.build_request(request.method, url, headers=headers, content=body, timeout=PROCESSING_S)
+
+
+class _Passed(StreamingResponse):
+    """A worker's answer as it comes. Where it breaks off, so does this: nobody shall take it for the whole."""
+
+    def __init__(self, upstream: httpx.Response, worker_id: str, stack: AsyncExitStack) -> None:
+        super().__init__(_parts(upstream, stack), upstream.status_code)
+        self._worker_id, self._stack = worker_id, stack
+        self.raw_headers = [line for line in upstream.headers.raw if line[0].decode().lower() not in _ANSWERED_ANEW]
+        self.headers[HEADER] = worker_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, in ASGI's terms. A client that left early may have had nothing of the body begun."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._stack.aclose()
+
+    async def stream_response(self, send: Send) -> None:
+        """Send it. The server closes the connection where the last message is missing."""
+        try:
+            await super().stream_response(send)
+        except (httpx.HTTPError, TimeoutError) as error:
+            _log.warning("worker %s broke off its answer: %s", self._worker_id, str(error) or type(error).__name__)
 
 
 async def _parts(upstream: httpx.Response, stack: AsyncExitStack) -> AsyncIterator[bytes]:
     """The body as it comes; cut off where the worker takes too long, or goes."""
-    async with stack:
-        async with asyncio.timeout(PROCESSING_S):
-            async for part in upstream.aiter_raw():
-                yield part
+    async with stack, asyncio.timeout(PROCESSING_S):
+        async for part in upstream.aiter_raw():
+            yield part
 
 
 async def _read(request: Request) -> bytes | None:

@@ -105,7 +105,8 @@ def decide(situation: Situation, now: float) -> Plan:
     The first worker comes with the first request: from zero nothing is gained by letting it wait any longer.
     QUEUE_DELAY adds one more each time the oldest request has waited for `value` seconds since it came and since the
     last worker was added, never more than there are requests waiting. REQUEST_COUNT wants as many as it takes for
-    `value` requests each. A worker without work goes after the idle timeout, the longest idle first.
+    `value` requests each. A worker without work goes after the idle timeout, the longest idle first, if those that are
+    up are enough without it. Where there are too many, those that boot go first, then those without work.
     """
     count = len(situation.workers)
     wanted, due = _wanted(situation, now)
@@ -137,26 +138,21 @@ def _wanted(situation: Situation, now: float) -> tuple[int, float | None]:
 
 
 def _dispensable(situation: Situation, wanted: int, now: float) -> tuple[tuple[str, ...], float | None]:
-    """Who may go now, and when the next one may."""
+    """Who may go now, and when the next one may. One that boots stands in for nobody before it is up."""
     scaling = situation.scaling
-    idle = sorted((worker for worker in situation.workers if worker.readiness == "idle"), key=_age)
+    starting, idle, busy = (_of(situation.workers, kind) for kind in ("starting", "idle", "busy"))
     surplus = max(0, len(situation.workers) - scaling.workers_max)
-    spare = max(0, len(situation.workers) - max(wanted, scaling.workers_min))
+    spare = max(0, len(idle) + len(busy) - max(wanted, scaling.workers_min))
     expired = [worker for worker in idle[:spare] if now - worker.since >= scaling.idle_timeout_s]
-    gone = (idle + _least_useful_first(situation.workers))[:surplus]
+    gone = [*starting[::-1], *idle, *busy[::-1]][:surplus]
     stop = tuple(dict.fromkeys(worker.id for worker in [*gone, *expired]))
     left = [worker for worker in idle[:spare] if worker.id not in stop]
     return stop, left[0].since + scaling.idle_timeout_s if left else None
 
 
-def _least_useful_first(workers: Sequence[Seen]) -> list[Seen]:
-    """Those that start, the youngest first, then those at work, the one last given work first."""
-    starting, busy = ([worker for worker in workers if worker.readiness == kind] for kind in ("starting", "busy"))
-    return [*sorted(starting, key=_age, reverse=True), *sorted(busy, key=_age, reverse=True)]
-
-
-def _age(worker: Seen) -> float:
-    return worker.since
+def _of(workers: Sequence[Seen], readiness: str) -> list[Seen]:
+    """Those in this state, the longest first."""
+    return sorted((worker for worker in workers if worker.readiness == readiness), key=lambda worker: worker.since)
 
 
 def _earliest(*moments: float | None) -> float | None:

@@ -206,15 +206,15 @@ class Workers:
     def _has_ended(self, worker: Worker, status: int) -> None:
         self._bill.stop(worker.id, worker.why or describe(status))
         unready = worker.ready_s is None and (worker.why is None or worker.state is WorkerState.UNHEALTHY)
+        last = f"its last line: {worker.last_words()}"
         if unready:
             worker.enter(WorkerState.UNHEALTHY)
-            words = worker.last_words()
-            self._failed_to_boot(worker, f"{describe(status)} before it was ready; its last line: {words}")
+            self._failed_to_boot(worker, f"{describe(status)} before it was ready; {last}")
             return
         del self._workers[worker.id]
         if worker.why is None:
-            jobs = len(self._queue.held_by(worker.id))
-            _log.warning("worker %s %s; %d jobs were with it", worker.id, describe(status), jobs)
+            held = f"{len(self._queue.held_by(worker.id))} jobs were with it"
+            _log.warning("worker %s %s; %s; %s (all it wrote: %s)", worker.id, describe(status), held, last, worker.log)
         else:
             _log.info("worker %s %s: %s", worker.id, describe(status), worker.why)
 

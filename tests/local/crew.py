@@ -73,7 +73,7 @@ class Crew:
         await becomes(lambda: not self.all())
 
 
-async def becomes(read: Callable[[], object], seconds: float = 10.0) -> None:
+async def becomes(read: Callable[[], object], seconds: float = 30.0) -> None:
     """Wait until it is true."""
     end = time.monotonic() + seconds
     while not read():

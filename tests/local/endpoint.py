@@ -13,11 +13,12 @@ from typing import TypeVar
 import httpx
 import uvicorn
 
+from handler.connection import Bounds
 from handler.local.addresses import worker_environment
 from handler.local.app import make_app, open_queue
 from handler.local.contracts import WorkerCounts
 from handler.local.faults import Faults
-from handler.local.listening import server_config
+from handler.local.listening import BOUNDS, server_config
 from handler.local.parts import EndpointSettings
 from handler.local.queue import JobQueue
 from tests.handler.processes import eventually, free_port
@@ -54,7 +55,9 @@ class HandMadeCrew:
 class LocalEndpoint:
     """Listens in a thread of its own; `on_loop` does things where the queue lives."""
 
-    def __init__(self, folder: Path | None = None, settings: EndpointSettings | None = None) -> None:
+    def __init__(
+        self, folder: Path | None = None, settings: EndpointSettings | None = None, bounds: Bounds = BOUNDS
+    ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.crew = HandMadeCrew()
@@ -62,6 +65,7 @@ class LocalEndpoint:
         self.faults: Faults
         self._folder = folder
         self._settings = settings or EndpointSettings(poll_s=1)
+        self._bounds = bounds
         self._server: uvicorn.Server
         self._loop: asyncio.AbstractEventLoop
 
@@ -103,7 +107,9 @@ class LocalEndpoint:
         async with open_queue(self._folder) as self.queue:
             self.faults = Faults(make_app(self.queue, self.crew, self._settings))
             self._server = uvicorn.Server(
-                server_config(self.faults, port=self.port, log_level="warning", timeout_graceful_shutdown=1)
+                server_config(
+                    self.faults, self._bounds, port=self.port, log_level="warning", timeout_graceful_shutdown=1
+                )
             )
             await self._server.serve()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from handler.local.command import as_workers_find_it
 from handler.local.launch import LOGS_KEPT, Launch, find_sdk_key
 from handler.local.worker import Worker
 
@@ -37,6 +38,16 @@ def test_the_users_environment_names_other_places(
 ) -> None:
     monkeypatch.setenv("PILOTLIGHT_LEDGER", "s3://bucket/ledger")
     assert Launch("http://x", tmp_path).environment(worker)["PILOTLIGHT_LEDGER"] == "s3://bucket/ledger"
+
+
+def test_a_folder_is_named_as_it_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("model", "demo"):
+        (tmp_path / name).mkdir()
+    assert as_workers_find_it("model") == f"{tmp_path}/model"
+    assert as_workers_find_it("demo") == "demo", "which is the demo, wherever one is"
+    assert as_workers_find_it("owner/name") == "owner/name"
+    assert as_workers_find_it(None) is None
 
 
 def test_the_latest_folders_are_kept(tmp_path: Path) -> None:

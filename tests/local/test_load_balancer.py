@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
 import threading
+from http.client import HTTPConnection
+from pathlib import Path
 
 import httpx
 import pytest
 from openai import OpenAI
 
 from handler.local import load_balancer
+from handler.local.job import Asked
 from handler.local.load_balancer import LoadBalancer, NoWorker, Wish, WorkerGone
+from handler.local.probing import probe
+from handler.local.worker import WorkerState
 from tests.handler.processes import eventually
+from tests.local.crew import PATIENT, crew
 from tests.local.up_process import COUNTED, MESSAGES, up
 
 HEADER = "X-Runpod-Worker-Id"
@@ -117,6 +124,39 @@ def test_a_wish_is_kept_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None
     asyncio.run(test())
 
 
+def test_a_worker_that_is_told_to_end_while_it_says_that_it_is_well_gets_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load_balancer, "WAIT_S", 0.1)
+    well = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+    async def test() -> None:
+        balanced = LoadBalancer()
+        async with crew(tmp_path, PATIENT) as endpoint, httpx.AsyncClient() as client:
+            endpoint.queue.submit(Asked({}))
+            worker = await endpoint.started()
+            asked = asyncio.Event()
+
+            async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                await reader.readuntil(b"\r\n\r\n")
+                worker.enter(WorkerState.STOPPING)
+                writer.write(well)
+                writer.close()
+                asked.set()
+
+            server = await asyncio.start_server(answer, "127.0.0.1", 0)
+            worker.port = server.sockets[0].getsockname()[1]
+            probing = asyncio.create_task(probe(endpoint.workers, balanced, client))
+            await asked.wait()
+            with pytest.raises(NoWorker):
+                async with balanced.worker():
+                    pass
+            probing.cancel()
+            server.close()
+
+    asyncio.run(test())
+
+
 # The whole of it, with real workers.
 
 
@@ -158,6 +198,33 @@ def test_requests_make_workers_and_a_killed_one_is_replaced() -> None:
             answer = http.post("/v1/chat/completions", json=CHAT)
         assert answer.json()["choices"][0]["message"]["content"] == COUNTED
         assert endpoint.output.count(" starts (pid") >= 3
+
+
+def test_a_stream_whose_worker_dies_is_cut_and_the_log_says_so_in_one_line() -> None:
+    with up("--mode", "load-balancer", "--workers-max", "1") as endpoint:
+        with endpoint.client() as http, http.stream("POST", "/v1/chat/completions", json=LONG) as answer:
+            lines = answer.iter_lines()
+            assert next(lines)
+            [pid] = re.findall(r"starts \(pid (\d+)\)", endpoint.output)
+            os.kill(int(pid), signal.SIGKILL)
+            with pytest.raises(httpx.RemoteProtocolError, match="incomplete"):
+                list(lines)
+        assert eventually(lambda: "was ended by SIGKILL" in endpoint.output)
+        worker = answer.headers[HEADER]
+        assert len(re.findall(f"WARNING .*{worker} broke off its answer", endpoint.output)) == 1
+        told = [line for line in endpoint.output.splitlines() if not line.startswith(("INFO", "WARNING"))]
+        assert told == []
+
+
+def test_who_hangs_up_ends_what_the_worker_does_for_him() -> None:
+    with up("--mode", "load-balancer", "--workers-max", "1") as endpoint, endpoint.client() as http:
+        assert http.post("/v1/chat/completions", json=CHAT).status_code == 200
+        gone = HTTPConnection(endpoint.url.removeprefix("http://"))
+        body = json.dumps({**LONG, "max_tokens": 1900, "stream": False})
+        gone.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
+        assert eventually(lambda: re.search(r"num_requests_running\S* 1", http.get("/metrics").text))
+        gone.close()
+        assert eventually(lambda: re.search(r'success_total\S*"abort"\S* 1', http.get("/metrics").text))
 
 
 def stream_into(read: list[int], place: int, url: str) -> None:

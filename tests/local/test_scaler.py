@@ -109,8 +109,20 @@ def test_the_least_are_started_without_a_request_and_stay() -> None:
     assert decide(Situation(scaling, Demand(), workers("idle", "idle", "idle")), 1000).stop == ("w0",)
 
 
-def test_when_the_most_is_lowered_idle_ones_go_first_then_booting_then_busy_ones() -> None:
-    all_kinds = workers("busy", "starting", "idle")
+def test_a_ready_worker_stays_until_the_one_that_is_to_be_always_there_is_up() -> None:
+    scaling = Scaling(workers_min=1, workers_max=2)
+    assert decide(Situation(scaling, Demand(), workers("idle", "starting")), 1000) == Plan()
+    assert decide(Situation(scaling, Demand(), workers("idle", "idle")), 1000).stop == ("w0",)
+    busy = decide(Situation(scaling, Demand(0, 1), workers("idle", "busy")), 1000)
+    assert busy.stop == ("w0",), "one that works is there, too"
+
+
+def test_one_that_boots_does_not_stand_in_for_one_that_the_count_calls_for() -> None:
+    assert decide(Situation(COUNT, Demand(0, 5), workers("busy", "idle", "starting")), 1000) == Plan()
+
+
+def test_when_the_most_is_lowered_booting_ones_go_first_then_idle_then_busy_ones() -> None:
+    all_kinds = workers("busy", "idle", "starting")
     lowered = [Scaling(workers_max=most) for most in (2, 1, 0)]
     stops = [decide(Situation(scaling, Demand(0, 1), all_kinds), 2).stop for scaling in lowered]
     assert stops == [("w2",), ("w2", "w1"), ("w2", "w1", "w0")]
@@ -148,6 +160,14 @@ def test_a_plan_keeps_the_limits_and_does_one_thing(situation: Situation) -> Non
     assert count - len(plan.stop) >= min(count, scaling.workers_min)
     assert count - len(plan.stop) <= scaling.workers_max or not plan.stop
     assert plan.look_again is None or plan.look_again > 1000
+
+
+@given(SITUATIONS)
+def test_of_those_that_are_up_the_least_stay(situation: Situation) -> None:
+    stopped = decide(situation, 1000).stop
+    ready = [worker.id for worker in situation.workers if worker.readiness != "starting"]
+    left = [worker_id for worker_id in ready if worker_id not in stopped]
+    assert len(left) >= min(len(ready), situation.scaling.workers_min)
 
 
 @given(SITUATIONS)

@@ -126,16 +126,34 @@ def test_workers_that_die_while_they_boot_are_tried_ever_more_seldom(
             job = endpoint.queue.submit(Asked({}))
             await becomes(lambda: endpoint.workers.back_off.failures == 2, 20)
             assert endpoint.workers.counts().unhealthy == 1
-            assert 0 < endpoint.workers.back_off.not_before - time.monotonic() <= 2
             assert job.status is Status.IN_QUEUE
-            assert len(endpoint.bill.charges()) == 2
+            assert len(endpoint.bill.charges()) == endpoint.workers.back_off.failures
 
     with caplog.at_level(logging.INFO, "pilotlight.local"):
         run(test())
-    [first, _] = [record.message for record in caplog.records if record.levelno == logging.ERROR]
+    first, second, *_ = [record.message for record in caplog.records if record.levelno == logging.ERROR]
     assert "ended with status 1 before it was ready; its last line: the model is not there" in first
     assert "the next try is in 1 s" in first
+    assert "the next try is in 2 s" in second
     assert str(tmp_path / "workers") in first
+
+
+def test_what_one_wrote_last_is_said_also_when_it_dies_at_work(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dying = "import time; print('out of memory', flush=True); time.sleep(60)"
+
+    async def test() -> None:
+        async with crew(tmp_path, dying) as endpoint:
+            await given_a_job(endpoint)
+            worker = endpoint.only
+            await becomes(lambda: "memory" in worker.tail())
+            os.kill(pid_of(worker), signal.SIGKILL)
+            await becomes(worker.over.is_set)
+
+    run(test())
+    said = f"was ended by SIGKILL; 1 jobs were with it; its last line: out of memory (all it wrote: {tmp_path}/workers/"
+    assert said in caplog.text
 
 
 def test_one_that_comes_up_ends_the_back_off(tmp_path: Path) -> None:
