@@ -111,11 +111,12 @@ class Counts:
 
     def window(self) -> Window:
         """What follows from them."""
-        counted = int(self.bins.sum()) + self.beyond
+        within = int(self.bins.sum())
+        counted = within + self.beyond
         if counted >= FEWEST and self.beyond > MOST_OUT_OF_BOUNDS * counted:
             predicted = median(self.latest)
             return Window(PREDICTED_HEAD * predicted, PREDICTED_TAIL * predicted)
-        if counted < FEWEST or self.bins.std() < LEAST_SPREAD * self.bins.mean():
+        if counted < FEWEST or BINS * int(self.bins @ self.bins) / within**2 - 1 < LEAST_SPREAD**2:
             return Window(0.0, RANGE_S)
         head, tail = percentile_bin(self.bins, HEAD_PERCENT), percentile_bin(self.bins, TAIL_PERCENT) + 1
         return Window(HEAD_MARGIN * head * BIN_S, TAIL_MARGIN * tail * BIN_S)

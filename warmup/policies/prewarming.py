@@ -17,8 +17,8 @@ _RECENT = 512
 _FEWEST = 20
 _HEADS, _TAILS = (0.0, 0.02, 0.05, 0.1, 0.25), (0.5, 0.75, 0.9, 0.98, 1.0)
 _FIRST_S = (SHORTEST_IDLE_S, 5.0, 20.0, 60.0)
-_MARGIN = 0.05
-"""Of a stretch, and a second, put on at both ends: the next idle times lie somewhat beyond those that were seen."""
+_MARGIN, _MARGIN_S = 0.05, 1.0
+"""Of a stretch, and in seconds, put on at both ends: the next idle times lie somewhat beyond those that were seen."""
 
 _SURE = 2.0
 """Standard errors by which it must have been cheaper on idle times that it was not made from."""
@@ -35,13 +35,14 @@ class Stretch(NamedTuple):
 def rhythm(history: History, costs: Costs, keep_s: float) -> Stretch | None:
     """The stretch to pre-warm, or None where keeping the worker for `keep_s` is as good.
 
-    It is made from the older half of the recent idle times and judged on the newer. Where most of them are over before
-    a worker could be started there is none.
+    It is made from the older half of the recent idle times and judged on the newer. Where too many are over before a
+    worker that was stopped could be back there is none, as it would begin where the first quarter of them ends.
     """
     import numpy as np
 
     gaps = history.last(4 * _RECENT).gaps()[-_RECENT:]
-    if gaps.size < _FEWEST or 2 * np.count_nonzero(gaps > costs.starts.cold.mean) <= gaps.size:
+    back_s = _FIRST_S[0] + _MARGIN_S + costs.starts.cold.mean
+    if gaps.size < _FEWEST or np.count_nonzero(gaps <= back_s) > _HEADS[-1] * gaps.size + 2:
         return None
     older, newer = gaps[: gaps.size // 2], gaps[gaps.size // 2:]
     made = _best(older, costs)
@@ -72,9 +73,10 @@ def _best(gaps: Floats, costs: Costs) -> Stretch | None:
     heads, tails = np.split(np.quantile(gaps, (*_HEADS, *_TAILS)), [len(_HEADS)])
     start_s = costs.starts.cold.mean
     found = []
-    for first, head, tail in product(_FIRST_S, heads.tolist(), tails.tolist()):
-        margin = _MARGIN * (tail - head) + 1
-        stretch = Stretch(first, head - margin - start_s, tail + margin)
-        if first < stretch.start < stretch.stop:
+    for head, tail in product(heads.tolist(), tails.tolist()):
+        margin = _MARGIN * (tail - head) + _MARGIN_S
+        start, stop = head - margin - start_s, tail + margin
+        for first in (first for first in _FIRST_S if first < start < stop):
+            stretch = Stretch(first, start, stop)
             found.append((float(losses(gaps, stretch, start_s, costs.wait_value).sum()), stretch))
     return min(found)[1] if found else None

@@ -101,7 +101,9 @@ class Trials:
         """Divide what is new of the workers' lives among the hours."""
         import numpy as np
 
-        ended = np.delete(np.arange(lives.worker.size), lives.first - 1)  # The last of each may go on.
+        may_go_on = np.zeros(lives.worker.size, bool)
+        may_go_on[lives.first - 1] = True  # The last of each.
+        ended = np.flatnonzero(~may_go_on)
         hours = np.maximum(0, (lives.asked[ended] // HOUR_S).astype(np.int64) - self.first)
         np.add.at(self.waited[:, columns], (hours, lives.worker[ended]), lives.waited[ended])
         rows, edges = self._hours(until)

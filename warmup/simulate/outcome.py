@@ -68,7 +68,8 @@ class Period:
             raise InvalidTrace("no arrivals: there is nothing to replay")
         first, last = float(history.arrivals[0]), float(history.arrivals[-1])
         begin = first + train * (last - first)
-        return cls(begin, float(history.reach()[-1]))
+        ending = history.since(last - float(history.services.max()))  # All before is done when the last one comes.
+        return cls(begin, float(ending.reach()[-1]))
 
 
 def carry_out(

@@ -351,7 +351,7 @@ def gather(traffic: Traffic, first: int, after: int, plan: Plan, costs: Costs, n
     times = np.insert(times, place, more)
     reach = np.maximum.accumulate(np.insert(reach, place, ends))
     gaps = np.concatenate([[np.inf], times[1:] - reach[:-1]])[: times.size]
-    places = np.insert(heads, place, traffic.times.searchsorted(more))
+    places = np.insert(heads, place, np.append(heads, after)[place])  # Amid work nothing starts, and none is looked at.
     return Events(
         times, np.insert(services, place, own), reach, gaps, np.insert(users, place, False), places, max(last, over)
     )
