@@ -90,20 +90,23 @@ class Epochs:
     def begin(self, left: Moment, now: Moment) -> Epoch:
         """Enter the next epoch, after a restore."""
         with self._lock:
-            self._current = Epoch(self._current.number + 1, "restored", now, left)
+            epoch = self._current = Epoch(self._current.number + 1, "restored", now, left)
             self._start_kind = "restored"
         for listener in tuple(self._listeners):
             try:
-                listener(self._current)
+                listener(epoch)
             except Exception:  # The others are to be told all the same, and the process is to be watched on.
                 _log.exception("not all is renewed after the restore")
-        return self._current
+        return epoch
 
-    def divide(self, at: Moment) -> Epoch:
+    def divide(self, epoch: Epoch, at: Moment) -> Epoch | None:
         """From `at` on the epoch has another number, though nothing was frozen. Nobody is told but the caller.
 
-        For the books, where what they wrote of it was taken away: whoever did may have closed it.
+        For the books, where what they wrote of it was taken away: whoever did may have closed it. None where another
+        epoch has begun, which its listeners may not know yet.
         """
         with self._lock:
+            if self._current is not epoch:
+                return None
             self._current = replace(self._current, number=self._current.number + 1, began=at, left=at)
             return self._current

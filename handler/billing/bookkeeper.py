@@ -170,18 +170,37 @@ class Bookkeeper:
     def _write(self, now: float, made: Callable[[], list[Line]]) -> None:
         """Append what the books make, behind an `open` line where it begins a segment.
 
-        Where the journal was taken away it stands in an epoch of its own, unless a freeze is just opening one. Requests
-        wait for the books, so the disk is asked before.
+        Where the journal was taken away it stands in an epoch of its own. If a freeze is just opening one, that closes
+        this one, too. Requests wait for the books, so the disk is asked before.
         """
-        if not self._journal.intact and self._epochs.current is self._books.epoch:
-            with self._metering:
-                epoch = self._books.go_on(self._epochs.divide)
-            self._journal.begin_anew(epoch.number)
-        begins_segment = not self._journal.segment_bytes
+        first: list[Line] = []
+        if not self._journal.intact:
+            if (epoch := self._divided()) is None:
+                return
+            first = self._begin_anew(epoch, now)
+        begins_segment = not first and not self._journal.segment_bytes
         with self._metering:
-            opening = [self._books.opening(now, time.time())] if begins_segment else []
+            opening = [self._books.opening(now, time.time())] if begins_segment else first
             lines = [*opening, *made()]
         self._journal.append(lines)
+        if not self._journal.waiting_bytes:
+            with self._metering:
+                self._books.settle()
+
+    def _divided(self) -> Epoch | None:
+        """Another epoch, or the same if nothing of it was ever written; None where a freeze is just opening one."""
+        epoch = self._books.epoch
+        if self._journal.has_written:
+            return self._epochs.divide(epoch, self._books.settled_to)
+        return epoch if self._epochs.current is epoch else None
+
+    def _begin_anew(self, epoch: Epoch, now: float) -> list[Line]:
+        """Go on in a folder that is not there yet, and give the first lines."""
+        unsettled = self._journal.give_up()
+        with self._metering:
+            first = self._books.go_on(epoch, now, time.time(), unsettled)
+        self._journal.begin_anew(epoch.number)
+        return first
 
     def _turn(self, epoch: Epoch) -> None:
         """Close the epoch that ended with a freeze, and open the one after it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ class Entry:
         arrived: in UTC.
         since_s: when it arrived, on the monotonic clock.
         execution_ms: its share so far, as of the last cut.
+        settled_ms: so much of it stands in lines that are on the disk.
         outcome: how it ended; None while it is in flight.
     """
 
@@ -27,6 +28,7 @@ class Entry:
     arrived: str
     since_s: float
     execution_ms: int = 0
+    settled_ms: int = 0
     outcome: Outcome | None = None
     duration_ms: int = 0
 
@@ -55,12 +57,18 @@ class Books:
         self._epoch = epoch
         self._lines = self._lines_of(epoch)
         self._meter = Meter(self._state)
-        self._written_ms = 0
+        self._written_ms = self._settled_ms = 0
+        self._parted: dict[str, int] = {}
 
     @property
     def epoch(self) -> Epoch:
         """Whose lines are made."""
         return self._epoch
+
+    @property
+    def settled_to(self) -> Moment:
+        """Until when what happened stands in lines that are on the disk."""
+        return self._epoch.began.later(self._settled_ms / 1000)
 
     @property
     def has_ended_requests(self) -> bool:
@@ -122,6 +130,13 @@ class Books:
             self._entries[request].execution_ms += share
         return [self._lines.phase(written, amount) for amount in cut.amounts] + self._ended(written)
 
+    def settle(self) -> None:
+        """All that was cut is on the disk."""
+        self._settled_ms = self._written_ms
+        self._parted.clear()
+        for entry in self._entries.values():
+            entry.settled_ms = entry.execution_ms
+
     def close(self, at_s: float) -> list[Line]:
         """The epoch's last lines; it ends now, or with the last that was heard of it."""
         lines = self.cut(at_s)
@@ -139,31 +154,43 @@ class Books:
         for name, entry in self._entries.items():
             if was_recovered:
                 entry.execution_ms = 0
+            entry.settled_ms = entry.execution_ms
             if entry.outcome is None:
                 self._meter.begin(name, entry.asked.warmup, 0)
 
-    def go_on(self, divide: Callable[[Moment], Epoch]) -> Epoch:
-        """Open another epoch where the last cut was, and keep all that has happened since.
+    def go_on(self, epoch: Epoch, at_s: float, wall_s: float, unsettled: Sequence[Line]) -> list[Line]:
+        """Open an epoch that begins where what is on the disk ends, with all since; gives its first lines.
 
-        What the lines up to there tell is no longer these books' matter: whoever has them may have closed the epoch,
+        What the lines on the disk tell is no longer these books' matter: whoever has them may have closed the epoch,
         and booked what was in flight as lost.
 
         Args:
-            divide: names the epoch that begins at a moment.
+            wall_s: what the wall clock says at `at_s`, in seconds since 1970.
+            unsettled: lines of the epoch that were cut and never came to the disk.
         """
-        self._epoch = divide(self._epoch.began.later(self._written_ms / 1000))
-        self._lines = self._lines_of(self._epoch)
-        self._meter.rebase(self._written_ms)
-        self._written_ms = 0
-        for entry in self._entries.values():
-            entry.execution_ms = 0
-        return self._epoch
+        began_ms, waited_ms = self._settled_ms, self._written_ms - self._settled_ms
+        self._epoch, self._lines = epoch, self._lines_of(epoch)
+        self._meter.rebase(began_ms)
+        shares = {name: entry.execution_ms - entry.settled_ms for name, entry in self._entries.items()}
+        self._begin_with(0, dict.fromkeys(shares, 0))
+        opening = self.opening(at_s, wall_s)
+        moved = [self._lines.moved(line, self._parted.get(line.get("request", ""), 0)) for line in unsettled]
+        self._parted.clear()
+        self._begin_with(waited_ms, shares)
+        return [opening, *moved]
+
+    def _begin_with(self, written_ms: int, shares: Mapping[str, int]) -> None:
+        self._settled_ms, self._written_ms = 0, written_ms
+        for name, share in shares.items():
+            self._entries[name].settled_ms, self._entries[name].execution_ms = 0, share
 
     def _ended(self, written: str) -> list[Line]:
         ended, self._ended_entries = self._ended_entries, []
         lines = []
         for entry, outcome in ended:
             del self._entries[entry.asked.request]
+            if entry.settled_ms:
+                self._parted[entry.asked.request] = entry.settled_ms
             spent = Spent(entry.duration_ms, entry.execution_ms)
             lines.append(self._lines.request(written, entry.arrived, entry.asked, outcome, spent))
         return lines

@@ -146,7 +146,10 @@ def recover(
     ] = _THREE_OPEN_INTERVALS_S,
     as_json: JsonOption = False,
 ) -> None:
-    """Bring what killed workers left in their journals to the ledger, and close their epochs."""
+    """Bring what killed workers left in their journals to the ledger, and close their epochs.
+
+    Journals of living workers are left as they are.
+    """
     from dataclasses import asdict
 
     from handler.billing.recovery import journals, recover_journal
@@ -165,7 +168,7 @@ def recover(
         sys.stdout.write(json.dumps({"place": store.place, "journals": [asdict(one) for one in results]}) + "\n")
     else:
         sys.stdout.write("".join(f"{_told(one)}\n" for one in results) or f"no journals in {folder}\n")
-    if any(one.skipped for one in results):
+    if any(one.skipped and not one.in_use for one in results):
         raise typer.Exit(1)
 
 

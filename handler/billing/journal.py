@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 from handler.billing.journal_folder import Folder, HeldElsewhere, remove_empty, segments
 from handler.billing.lines import Line
 from handler.billing.open_segment import OpenSegment
-from handler.billing.segment import DONE, OPEN, SEALED, SegmentName, encode, record_id
+from handler.billing.segment import DONE, OPEN, SEALED, SegmentName, decode, encode, record_id
 
 MEMORY: Final = 64 * 2**20
 """Bytes of lines that may wait for the disk: about 100,000 requests."""
@@ -129,13 +129,27 @@ class Journal:
             self._write_waiting()
             return intact
 
-    def begin_anew(self, epoch: int) -> None:
-        """Go on in a new folder, with another epoch: the old folder is gone, and the worker was there all the while.
+    @property
+    def has_written(self) -> bool:
+        """Whether a line of the epoch has ever come to the disk."""
+        with self._lock:
+            return self._chain.seq > sum(line.chain is self._chain for line in self._waiting)
 
-        What waits in memory was never in the folder, and is kept.
+    def give_up(self) -> list[Line]:
+        """Let go of a folder that is gone, and give the epoch's lines that were never in it, without `open` lines.
+
+        Whoever has it may have numbered lines of his own behind those that are there. What waits of an epoch before is
+        lost.
         """
         with self._lock:
+            waiting = [decode(line.raw) for line in self._waiting if line.chain is self._chain]
             self._lose_folder()
+            self._lose_waiting(but=len(waiting))
+            return [_unnumbered(line) for line in waiting if line is not None and line["kind"] != "open"]
+
+    def begin_anew(self, epoch: int) -> None:
+        """Go on in a new folder, with another epoch."""
+        with self._lock:
             self._begin(epoch)
 
     def append(self, lines: Sequence[Line]) -> None:
@@ -297,8 +311,9 @@ class Journal:
             _log.warning("journal: %s is written again, nothing waits; %d lines were lost", self._path, self.lost_lines)
         self.trouble = None
 
-    def _lose_waiting(self) -> None:
-        lost = len(self._waiting)
+    def _lose_waiting(self, but: int = 0) -> None:
+        """Forget what waits, `but` so many lines that stand elsewhere now."""
+        lost = len(self._waiting) - but
         self._waiting.clear()
         self._waiting_bytes = 0
         self._count_lost(lost)
@@ -309,3 +324,7 @@ class Journal:
         if self.lost_lines >= self._loud_at:
             _log.error("journal: %d lines are lost, which had no room on the disk nor in memory", self.lost_lines)
             self._loud_at = 10 ** len(str(self.lost_lines))
+
+
+def _unnumbered(line: Line) -> Line:
+    return {name: value for name, value in line.items() if name != "id"}

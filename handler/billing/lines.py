@@ -117,6 +117,14 @@ class Lines:
         fields = {"epoch_ms": epoch_ms, "wall_ahead_ms": wall_ahead_ms, "in_flight": flights}
         return self._line("open", self.stamp(epoch_ms), written, fields)
 
+    def moved(self, line: Line, before_ms: int) -> Line:
+        """A line of the epoch before, as one of this one: of a request's execution, so much is told there."""
+        own = line | self._common
+        if line["kind"] != "request":
+            return own
+        execution_ms = line["execution_ms"] - before_ms
+        return own | {"execution_ms": execution_ms, "cost": Price.of(line).cost(execution_ms)}
+
     def stamp(self, at_ms: int) -> str:
         """A moment of the epoch, in UTC. The wall clock was read at its beginning; steps of it since are no matter."""
         second, millisecond = divmod(self._began_ms + at_ms, 1000)

@@ -38,6 +38,7 @@ class Recovered:
         closed: whether each epoch in the folder has its end in the ledger.
         damaged: lines that could not be read; their segments are kept.
         skipped: why the folder is still there, in one line; None where it is gone.
+        in_use: whether that is because its worker, or somebody who recovers it, is at it: nothing is wrong.
     """
 
     boot: str
@@ -46,6 +47,7 @@ class Recovered:
     closed: bool = False
     damaged: int = 0
     skipped: str | None = None
+    in_use: bool = False
 
 
 def journals(root: Path) -> list[Path]:
@@ -80,22 +82,26 @@ def recover_journal(folder: Path, store: Store, older_than_s: float, now: float 
     try:
         silent_s = (time.time() if now is None else now) - last_sign(folder)
         if silent_s < older_than_s and not is_taken(folder):
-            return replace(result, skipped=f"its worker may live, it was heard of {silent_s:.0f} s ago")
+            return _in_use(result, f"its worker may live, it was heard of {silent_s:.0f} s ago")
         lock = hold(folder)
         try:
             return _Recovery(take(folder), store).run()
         finally:
             os.close(lock)
     except HeldElsewhere:
-        reason = "a process on this machine holds it"
+        return _in_use(result, "a process on this machine holds it")
     except FileNotFoundError:
-        reason = "somebody else is recovering it, or has removed it"
+        return _in_use(result, "somebody else is recovering it, or has removed it")
     except OSError as error:
         reason = f"it cannot be recovered: {error.strerror or error}"
     except Exception:  # Whatever is wrong with one journal, the others are to be recovered, and the worker to boot.
         _log.exception("%s cannot be recovered", folder)
         reason = "its lines cannot be understood; the log says more"
     return replace(result, skipped=reason)
+
+
+def _in_use(result: Recovered, reason: str) -> Recovered:
+    return replace(result, skipped=reason, in_use=True)
 
 
 class _Recovery:

@@ -110,8 +110,8 @@ def test_an_epoch_that_others_have_closed_is_rounded_once_and_the_time_since_is_
     entry = books.enter(Asked("a", "fresh"), 102.0)
     segment = [books.opening(100.0, 0.0), *books.cut(102.25)]
     taken = segment + closing_lines(segment)
-    books.go_on(lambda at: Epoch(1, "fresh", at, at))
-    opening = books.opening(103.0, 0.0)
+    books.settle()
+    [opening] = books.go_on(Epoch(1, "fresh", books.settled_to), 103.0, 0.0, [])
     books.leave(entry, STOP, 104.0)
     rest = books.close(104.75)
     assert phase_ms(taken) == {"boot": 1000, "idle": 1000, "execution": 250, "rounding": 750}
@@ -122,10 +122,29 @@ def test_an_epoch_that_others_have_closed_is_rounded_once_and_the_time_since_is_
     assert (shares(taken), shares(rest)) == (250, 1750)
 
 
+def test_what_never_came_to_the_disk_is_told_in_the_epoch_after_the_one_that_was_taken() -> None:
+    books = make_books()
+    books.ready(101.0)
+    entry = books.enter(Asked("a", "fresh"), 102.0)
+    segment = [books.opening(100.0, 0.0), *books.cut(102.25)]
+    books.settle()
+    taken = segment + closing_lines(segment)
+    books.leave(entry, STOP, 103.0)
+    waits = books.cut(103.5)
+    opening, *moved = books.go_on(Epoch(1, "fresh", books.settled_to), 104.0, 0.0, waits)
+    rest = [*moved, *books.close(104.75)]
+    assert phase_ms(taken) == {"boot": 1000, "idle": 1000, "execution": 250, "rounding": 750}
+    assert phase_ms(rest) == {"execution": 750, "idle": 1750, "rounding": 500}
+    assert (shares(taken), shares(rest)) == (250, 750)
+    assert {line["epoch"] for line in (opening, *rest)} == {1}
+    assert (opening["epoch_ms"], opening["at"]) == (0, "2027-01-15T08:00:02.250Z")
+    assert [Decimal(line["cost"]) for line in rest if line["kind"] == "request"] == [Decimal("0.0011625")]
+
+
 Step = tuple[str, float, int]
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["enter", "leave", "abort", "cut", "ready", "drain", "freeze", "look", "take"]),
+        st.sampled_from(["enter", "leave", "abort", "cut", "wait", "ready", "drain", "freeze", "look", "take"]),
         st.floats(0, 20), st.integers(0, 9),
     ),
     max_size=80,
@@ -143,6 +162,7 @@ class Life:
         self.entries: dict[int, Entry] = {}
         self.requests = 0
         self.segment = [self.books.opening(self.now, 0.0)]
+        self.waits: list[Line] = []
 
     def play(self, steps: list[Step]) -> None:
         for what, seconds, number in steps:
@@ -160,6 +180,8 @@ class Life:
                 del self.entries[number]
             case "cut":
                 self.write(books.cut(self.now))
+            case "wait":
+                self.waits += books.cut(self.now)
             case "ready":
                 books.ready(self.now)
             case "drain":
@@ -169,6 +191,7 @@ class Life:
             case "take" if any(line["kind"] == "phase" for line in self.segment):
                 self.take()
             case "look":
+                self.write([])
                 self.segment = [books.opening(self.now, 1_800_000_000.0 + 100 * number)]
 
     def freeze(self, number: int) -> None:
@@ -183,16 +206,16 @@ class Life:
     def take(self) -> None:
         """Others take the journal while the worker runs, and close its epoch."""
         self.lines += closing_lines(self.segment)
-        self.books.go_on(self.divide)
-        self.segment = [self.books.opening(self.now, 0.0)]
-
-    def divide(self, at: Moment) -> Epoch:
-        self.epoch = Epoch(self.epoch.number + 1, self.epoch.start_kind, at, at)
-        return self.epoch
+        self.epoch = Epoch(self.epoch.number + 1, self.epoch.start_kind, self.books.settled_to)
+        opening, *moved = self.books.go_on(self.epoch, self.now, 0.0, self.waits)
+        self.segment, self.waits = [opening], moved
 
     def write(self, lines: list[Line]) -> None:
+        """Bring them to the disk, behind those that wait for it."""
+        lines, self.waits = self.waits + lines, []
         self.lines += lines
         self.segment += lines
+        self.books.settle()
 
 
 @settings(max_examples=200, deadline=None)

@@ -5,15 +5,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import re
 import shutil
 import signal
-import subprocess
 import time
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -34,6 +31,7 @@ from tests.billing.serving import (
     recover_all,
     requests_of,
 )
+from tests.disks import fill, small_disk
 from tests.handler.control_plane import ControlPlane
 from tests.handler.processes import Process, Server, eventually, free_port, running
 
@@ -159,25 +157,18 @@ def test_a_ledger_that_fails_holds_nobody_up_and_loses_nothing(faulty: FaultyS3,
     check_whole(places)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], check=False)
-    if mounted.returncode:
-        pytest.skip("this user may not mount a disk of its own to fill")
-    yield disk
-    subprocess.run(["umount", "--lazy", disk], check=True)
+def test_a_full_disk_holds_nobody_up_and_loses_nothing(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 256 << 10) as disk:
+        check_full_disk(disk, tmp_path / "ledger")
 
 
-def test_a_full_disk_holds_nobody_up_and_loses_nothing(small_disk: Path, tmp_path: Path) -> None:
-    places = Places(small_disk, f"file://{tmp_path / 'ledger'}")
-    ballast = small_disk / "ballast"
+def check_full_disk(disk: Path, ledger: Path) -> None:
+    places = Places(disk, f"file://{ledger}")
     with recording(places) as server, Load(server.url) as load:
         # Again and again, for a segment that is confirmed gives its room back.
-        assert eventually(lambda: fill(ballast) and billing(server)["status"] == "journal failing", 60), server.output
+        assert eventually(lambda: fill(disk) and billing(server)["status"] == "journal failing", 60), server.output
         await_answers(load)
-        ballast.unlink()
+        (disk / "ballast").unlink()
         await_status(server, "ok")
         load.stop()
         assert server.stop() == 0
@@ -226,21 +217,6 @@ def await_answers(load: Load) -> None:
     """Raises AssertionError if requests are held up."""
     answered = len(load.answered)
     assert eventually(lambda: len(load.answered) > answered + 10, 30)
-
-
-def fill(ballast: Path) -> bool:
-    """Write until the disk has no room left; it has none then."""
-    file = os.open(ballast, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    try:
-        with contextlib.suppress(OSError):
-            while True:
-                os.write(file, bytes(4096))
-        with contextlib.suppress(OSError):
-            while True:
-                os.write(file, b" ")
-    finally:
-        os.close(file)
-    return True
 
 
 def billing(server: Server) -> dict[str, object]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -17,20 +16,14 @@ from handler.billing.journal import Journal
 from handler.billing.journal_place import find_root
 from handler.billing.segment import read_segment, seq_of
 from tests.billing.journals import BOOT, OPENING, ROUNDING, Worker, a_journal, a_segment, idle, journalled
-from tests.billing.small_disk import fill, small_files
+from tests.disks import fill, small_files
+from tests.disks import small_disk as disk_of
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 64 KiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
-    may_mount = os.geteuid() == 0 and shutil.which("mount")
-    if not may_mount or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("a disk of its own takes the right to mount one")
-    yield disk
-    subprocess.run(["umount", "-l", disk], check=True)
+    with disk_of(tmp_path / "disk", 64 << 10) as disk:
+        yield disk
 
 
 class TestADiskThatRefuses:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from handler.billing.uploader import Uploader
 from handler.epochs import Epochs, Moment
 from tests.billing.journals import BOOT, OPENING, a_journal, a_segment, idle, journalled
 from tests.billing.serving import Places, in_ledger, recording, requests_of
-from tests.billing.small_disk import small_files
+from tests.disks import small_files
 from tests.handler.processes import eventually
 
 NEVER = Pace(1000.0)
@@ -125,12 +126,7 @@ def test_an_epoch_that_others_have_closed_is_rounded_once_and_the_ledger_is_whol
     keeping.recover_elsewhere()
     keeping.serve("after")
     assert keeping.keeper.close(30.0)
-    lines = in_ledger(keeping.store)
-    assert epochs_of(lines) == {0, 1}
-    for epoch in (0, 1):
-        assert sum(phases(lines, epoch).values()) % 1000 == 0
-        assert [line["epoch"] for line in lines if line.get("phase") == "rounding"].count(epoch) == 1
-    assert verify(keeping.store).problems == ()
+    assert_whole(keeping, {0, 1})
 
 
 def test_a_request_in_flight_has_its_time_on_both_sides_once(keeping: Keeping) -> None:
@@ -142,6 +138,54 @@ def test_a_request_in_flight_has_its_time_on_both_sides_once(keeping: Keeping) -
     assert keeping.keeper.close(30.0)
     ends = {line["epoch"]: line["finish_reason"] for line in in_ledger(keeping.store) if line.get("request") == "long"}
     assert ends.get(1) == "stop"
+    assert verify(keeping.store).problems == ()
+
+
+def test_what_a_worker_that_was_cut_off_could_not_write_is_in_the_epoch_after(keeping: Keeping) -> None:
+    entry = keeping.keeper.enter(Asked("long", "warm"))
+    keeping.serve("before")
+    with small_files(10):
+        keeping.serve("meanwhile")
+        keeping.keeper.leave(entry, Outcome("stop"))
+        keeping.keeper._flush()
+        assert keeping.journal.waiting_bytes
+    keeping.recover_elsewhere()
+    keeping.serve("after")
+    assert keeping.keeper.close(30.0)
+    lines = in_ledger(keeping.store)
+    ends = {(line["request"], line["epoch"]): line["finish_reason"] for line in lines if line["kind"] == "request"}
+    assert ends.items() >= {("before", 0): "stop", ("meanwhile", 1): "stop", ("long", 1): "stop"}.items()
+    assert keeping.keeper.status.lost_lines == 0
+    assert_whole(keeping, {0, 1})
+
+
+def test_a_freeze_that_is_noticed_as_the_books_are_written_finds_them_closed_once(keeping: Keeping) -> None:
+    keeping.serve("before")
+    with keeping.keeper._writing:
+        noticing = threading.Thread(target=keeping.epochs.begin, args=(Moment.now(), Moment.now()))
+        noticing.start()
+        assert eventually(lambda: keeping.epochs.current.number == 1, 30)
+        keeping.recover_elsewhere()
+        keeping.serve("after")
+        assert keeping.epochs.divide(keeping.keeper._books.epoch, Moment.now()) is None
+    noticing.join()
+    keeping.serve("later")
+    keeping.recover_elsewhere()
+    keeping.serve("last")
+    assert keeping.keeper.close(30.0)
+    assert requests_of(in_ledger(keeping.store)) == dict.fromkeys(["before", "after", "later", "last"], 1)
+    assert_whole(keeping, {0, 1, 2})
+
+
+def assert_whole(keeping: Keeping, epochs: set[int]) -> None:
+    """Every epoch is closed, once, on a whole second, and its requests have its execution."""
+    lines = in_ledger(keeping.store)
+    assert epochs_of(lines) == epochs
+    for epoch in epochs:
+        assert sum(phases(lines, epoch).values()) % 1000 == 0
+        assert [line["epoch"] for line in lines if line.get("phase") == "rounding"].count(epoch) == 1
+        shares = [line["execution_ms"] for line in lines if line["kind"] == "request" and line["epoch"] == epoch]
+        assert phases(lines, epoch)["execution"] == sum(shares)
     assert verify(keeping.store).problems == ()
 
 
@@ -209,19 +253,19 @@ class TestOthers:
         assert not before & {line["id"] for line in after}
         assert "removed, or recovered" in caplog.text
 
-    def test_lines_that_wait_when_the_folder_goes_are_kept(self, tmp_path: Path) -> None:
+    def test_lines_that_wait_when_the_folder_goes_are_given_back(self, tmp_path: Path) -> None:
         journal = a_journal(tmp_path)
         journal.append([OPENING, idle(1)])
         with small_files(10):
-            journal.append([idle(2)])
-            shutil.rmtree(tmp_path / BOOT)
-            journal.begin_anew(1)
-            journal.append([OPENING, idle(3)])
-        journal.append([])
+            journal.append([OPENING, idle(2)])
+        shutil.rmtree(tmp_path / BOOT)
+        assert journal.give_up() == [idle(2)]
+        journal.begin_anew(1)
+        journal.append([OPENING, idle(3)])
         assert [(line["id"].split("-")[2][0], line.get("ms")) for line in journalled(tmp_path / BOOT)] == [
-            ("0", 2), ("1", None), ("1", 3)
+            ("1", None), ("1", 3)
         ]
-        assert (journal.lost_lines, journal.losses) == (0, 1)
+        assert (journal.lost_lines, journal.losses, journal.waiting_bytes) == (0, 1, 0)
 
     def test_a_folder_that_was_emptied_is_not_the_worker_s_any_more(self, tmp_path: Path) -> None:
         journal = a_journal(tmp_path)

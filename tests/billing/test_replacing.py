@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from datetime import date
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from handler.billing.command import app
 from handler.billing.reading.compaction import compact
 from handler.billing.reading.ledger import LedgerNotFound
 from handler.billing.replacing import replacing, replacing_text
+from tests.handler.processes import ROOT
 
 NOWHERE = "/is/not/there"
 WRITERS = [["report", "--html"], ["export", "--format", "focus", "--out"]]
@@ -59,6 +62,27 @@ def test_a_link_goes_on_to_point_to_what_is_written(tmp_path: Path) -> None:
         file.write("new")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "page.html").read_text() == "new"
+
+
+def test_who_might_read_it_may_and_nobody_else(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.touch(0o600)
+    with replacing_text(path) as file:
+        file.write("new")
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_output_that_goes_to_a_file_is_not_replaced_under_those_who_write_it_too(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path\n"
+        "from handler.billing.replacing import replacing_text\n"
+        "with replacing_text(Path('/dev/stdout')) as file: file.write('new')\n"
+    )
+    (tmp_path / "out").write_text("before, ")
+    with (tmp_path / "out").open("a") as out:
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=out, check=True)
+        out.write(", after")
+    assert (tmp_path / "out").read_text() == "before, new, after"
 
 
 def test_a_device_is_written_as_it_is() -> None:

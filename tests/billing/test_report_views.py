@@ -229,7 +229,15 @@ def test_one_journal_can_be_named_and_json_tells_what_became_of_it(killed: Path,
     assert (journal["boot"], journal["closed"], journal["skipped"]) == (BOOT, True, None)
 
 
-def test_a_journal_that_was_just_written_to_is_left_alone_and_that_is_a_failure(killed: Path, tmp_path: Path) -> None:
+def test_a_journal_that_was_just_written_to_is_left_alone_and_nothing_is_wrong(killed: Path, tmp_path: Path) -> None:
     done = recover(str(killed.parent), "--to", str(tmp_path / "ledger"))
-    assert (done.exit_code, "may live" in done.stdout) == (1, True)
+    assert (done.exit_code, "may live" in done.stdout) == (0, True)
+    [journal] = json.loads(recover(str(killed.parent), "--to", str(tmp_path / "ledger"), "--json").stdout)["journals"]
+    assert journal["in_use"]
     assert killed.exists()
+
+
+def test_a_journal_that_cannot_be_recovered_is_a_failure(killed: Path, tmp_path: Path) -> None:
+    (tmp_path / "ledger").write_text("no folder")
+    done = recover(str(killed), "--to", str(tmp_path / "ledger"), "--older-than", "0")
+    assert (done.exit_code, f"{BOOT}: left as it is" in done.stdout) == (1, True)
