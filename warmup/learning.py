@@ -188,7 +188,7 @@ class Learner:
         """
         if self._store is None:
             return 0
-        found = [(day, key) for day in self._days(now) for key in self._new(day)]
+        found = self._found(now)
         with patient("objects of the ledger", len(found)) as advance:
             for day, key in found:
                 self._read(key)
@@ -198,12 +198,23 @@ class Learner:
         self.digest.forget(now - HORIZON_DAYS * 86400)
         return len(found)
 
+    def _found(self, now: float) -> list[tuple[str, str]]:
+        """What is new, by the day, as it was written.
+
+        The last day is listed first: what it has then is all there is before it when the days before are listed.
+        """
+        days = self._days(now)
+        new = {day: self._new(day) for day in reversed(days)}
+        return [(day, key) for day in days for key in new[day]]
+
     def _days(self, now: float) -> list[str]:
-        """All at first; later those since it was last read to the end, and some before, for latecomers."""
-        first = _day(now - 86400 * HORIZON_DAYS)
-        if self.digest.read_to is not None:
-            last = min(_day(now), self.digest.read_to)
-            first = max(first, str(date.fromisoformat(last) - timedelta(days=_LATE_DAYS)))
+        """All at first; later those since it was last read to the end, and some before, for latecomers.
+
+        All again where that was in the future: by a clock so far ahead they may have been forgotten.
+        """
+        first, today = _day(now - 86400 * HORIZON_DAYS), _day(now)
+        if self.digest.read_to is not None and self.digest.read_to <= today:
+            first = max(first, str(date.fromisoformat(self.digest.read_to) - timedelta(days=_LATE_DAYS)))
         days = (_day(now - 86400 * number) for number in range(HORIZON_DAYS, -2, -1))
         return [day for day in days if day >= first]
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from warmup.endpoint_api import EndpointApi
-from warmup.errors import WarmerError
+from warmup.errors import InvalidSetting, WarmerError
 from warmup.learning import Learner
 from warmup.lease import Holder, Onlooker
 from warmup.places import Place, open_place
@@ -61,6 +61,8 @@ def make_warmer(settings: Settings) -> Warmer:
     Raises:
         WarmerError: a setting is wrong, or the state's place takes no conditional writes.
     """
+    if not settings.key and settings.is_at_runpod:
+        raise InvalidSetting("RUNPOD_API_KEY is not set; RunPod's console makes keys under Settings")
     place = open_place(settings.state, settings.alone)
     if not settings.dry_run:
         place.check()

@@ -130,4 +130,5 @@ def _settings(context: typer.Context) -> Settings:
 
 def _log_to_stderr() -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for chatty in ("httpx", "botocore"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -102,6 +102,11 @@ class Settings:
         if not 0 <= (self.metrics_port or 0) <= _LAST_PORT:
             raise InvalidSetting(f"metrics port: {self.metrics_port} is not from 0 to {_LAST_PORT}")
 
+    @property
+    def is_at_runpod(self) -> bool:
+        """Whether anything is asked of RunPod itself, which answers nobody without a key."""
+        return self.api == MANAGEMENT_URL or self.client == CLIENT_URL
+
 
 def read_settings(environment: Mapping[str, str] = os.environ, **options: Any) -> Settings:
     """Settings from the environment; `options`, under the fields' names, win where they are not None.

@@ -50,6 +50,7 @@ def test_our_command_takes_its_arguments(place: int, monkeypatch: pytest.MonkeyP
 
     for name, value in {"ENDPOINT": "x", "STATE": "ftp://nowhere"}.items():
         monkeypatch.setenv(f"PILOTLIGHT_WARM_{name}", value)
+    monkeypatch.setenv("RUNPOD_API_KEY", "rpa_1")
     result = CliRunner().invoke(app, commands()[place])
     assert result.exit_code == 2
     assert "the state's place" in result.output

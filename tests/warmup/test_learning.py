@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 
 from handler.billing.folder_store import FolderStore
-from handler.billing.store import StoreTrouble
+from handler.billing.store import StoredObject, StoreTrouble
 from tests.billing.ledgers import BEGAN_S, Shape, make_ledger
 from warmup.learning import Digest, Learner, NoPrice, costs_of
 from warmup.settings import Settings
@@ -50,6 +52,37 @@ def test_days_in_which_nobody_looked_are_caught_up(tmp_path: Path) -> None:
     assert first < truth.objects
     again = Learner(FolderStore(tmp_path), "endpoint-0", Digest.unpacked(learner.digest.packed()))
     assert first + again.learn(NOW + 9 * 86_400.0) == truth.objects + truth.repeated
+
+
+def test_a_clock_that_was_far_ahead_for_a_while_takes_nothing_away(tmp_path: Path) -> None:
+    truth = make_ledger(tmp_path, Shape(requests=600, workers=4, endpoints=1, days=8.0, unclosed=0))
+    learner = Learner(FolderStore(tmp_path), "endpoint-0")
+    for now in (NOW, NOW + 400 * 86_400.0, NOW + 9 * 86_400.0):
+        learner.learn(now)
+    assert len(learner.digest.history()) == truth.requests
+
+
+class Growing(FolderStore):
+    """The rest of a worker's life comes to the ledger just as its first day has been listed."""
+
+    def __init__(self, folder: Path, late: Path, listed: str) -> None:
+        super().__init__(folder)
+        self.late, self.folder, self.listed = late, folder, listed
+
+    def keys(self, under: str = "") -> Iterator[StoredObject]:
+        yield from super().keys(under)
+        if self.listed in under:
+            shutil.copytree(self.late, self.folder, dirs_exist_ok=True)
+
+
+def test_what_comes_about_midnight_is_read_in_its_order(tmp_path: Path) -> None:
+    truth = make_ledger(tmp_path / "late", Shape(requests=600, workers=1, endpoints=1, days=2.0, unclosed=0))
+    first = min(tmp_path.glob("late/usage/v1/dt=*/hr=*"))
+    shutil.copytree(first, tmp_path / "ledger" / first.relative_to(tmp_path / "late"))
+    learner = Learner(Growing(tmp_path / "ledger", tmp_path / "late", first.parent.name), "endpoint-0")
+    for days in range(3):
+        learner.learn(BEGAN_S + days * 86_400.0)
+    assert len(learner.digest.history()) == truth.requests
 
 
 class Failing(FolderStore):

@@ -55,10 +55,19 @@ def test_a_variable_that_cannot_be_read_is_named(variable: str, text: str) -> No
     ("status --endpoint x --budget-day -1", "budget day: -1 is no amount"),
 ])
 def test_bad_usage_is_one_line_and_status_2(arguments: str, words: str, tmp_path: Path) -> None:
-    variables = {name: value for name, value in os.environ.items() if name != "RUNPOD_ENDPOINT_ID"}
+    assert words in refused(arguments, tmp_path, RUNPOD_API_KEY="rpa_1")
+
+
+def test_runpod_is_asked_for_nothing_without_a_key(tmp_path: Path) -> None:
+    assert "RUNPOD_API_KEY is not set" in refused("ping --endpoint x --dry-run", tmp_path)
+
+
+def refused(arguments: str, state: Path, **more: str) -> str:
+    """The one line that a command ends with."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("RUNPOD_")}
     done = subprocess.run(
         [sys.executable, "-m", "pilotlight", "warm", *arguments.split()], cwd=ROOT, capture_output=True, text=True,
-        check=False, env={**variables, "XDG_STATE_HOME": str(tmp_path)},
+        check=False, env={**variables, "XDG_STATE_HOME": str(state), **more},
     )
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
-    assert words in done.stderr
+    return done.stderr
