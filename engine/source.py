@@ -75,6 +75,16 @@ def find_locally(model: str, revision: str | None = None, volume: Path = VOLUME)
     return found.folder if found else _cached(hub_cache(), model, revision)
 
 
+def find_settled(model: str, revision: str | None = None, volume: Path = VOLUME) -> Path | None:
+    """The folder that `locate` will give, where the hub has no say in it; None where it will be asked.
+
+    Raises as `locate` does.
+    """
+    revision = None if revision == "main" else revision or None
+    found = _held_here(model, revision, volume) or _settled(model, revision, _cached(hub_cache(), model, revision))
+    return found.folder if found else None
+
+
 def chosen_weights(names: Iterable[str]) -> list[str]:
     """Of a folder's file names, those of the weights to read where no index says it; in order.
 
@@ -166,6 +176,11 @@ def _looks_like_hub_id(model: str) -> bool:
 
 def _by_hub_id(model: str, revision: str | None) -> Found:
     cached = _cached(hub_cache(), model, revision)
+    return _settled(model, revision, cached) or _from_hub(model, revision, cached)
+
+
+def _settled(model: str, revision: str | None, cached: Path | None) -> Found | None:
+    """What is cached, where the hub need not or may not be asked whether it is all, and the newest."""
     offline = _is_offline()
     if cached is not None and (offline or cached.name == revision):
         return Found(cached, "hub cache", cached.name)
@@ -174,7 +189,7 @@ def _by_hub_id(model: str, revision: str | None) -> Found:
         wanted = f"{model} at {revision}" if revision else model
         held = f"{wanted} is not {'wholly ' if begun else ''}in {hub_cache()}"
         raise ModelNotFound(f"{held}, and HF_HUB_OFFLINE forbids fetching it: unset that, or bring the model there")
-    return _from_hub(model, revision, cached)
+    return None
 
 
 def _is_offline() -> bool:

@@ -3,11 +3,14 @@
 import os
 import sys
 
-from handler.mode import HTTP_PORT, TEST_INPUT, choose_mode
+from handler.mode import HELP, HTTP_PORT, TEST_INPUT, choose_mode
 
 
 def main() -> int:
     """Run what is asked for, and give the exit status."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(HELP, end="")
+        return 0
     mode = choose_mode(sys.argv[1:], os.environ, os.path.exists(TEST_INPUT))  # noqa: PTH110 - pathlib takes 5 ms.
     if mode in ("queue", "runpod's test"):
         from handler.worker import main as work

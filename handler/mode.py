@@ -12,6 +12,19 @@ HTTP_PORT = 80
 
 TEST_INPUT = "test_input.json"
 
+HELP = """Usage: python -m handler
+
+The container's entry. What it is follows from the first of these that it finds:
+
+  --test_input JSON, --rp_serve_api, RUNPOD_REALTIME_PORT   the test of RunPod's SDK
+  PORT, PORT_HEALTH                                         RunPod's load-balanced worker
+  RUNPOD_WEBHOOK_GET_JOB                                    RunPod's queue worker
+  test_input.json in the current folder                     the SDK's test of one job
+  nothing                                                   the HTTP server on PILOTLIGHT_PORT (8000)
+
+Settings are environment variables, the same as those of `pilotlight serve`: docs/http-api.md lists them.
+"""
+
 
 def choose_mode(arguments: Sequence[str], environment: Mapping[str, str], has_test_input: bool) -> Mode:
     """The first that is asked for.

@@ -191,7 +191,7 @@ def unsupported_variables() -> list[str]:
 
 def _describe(error: ValidationError, overrides: dict[str, object]) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
-    return f"{_name_of(str(first['loc'][0]), overrides)}: {first['msg']}"
+    return f"{_name_of(str(first['loc'][0]), overrides)}: {first['msg'].removeprefix('Value error, ')}"
 
 
 def _name_of(location: str, overrides: dict[str, object]) -> str:

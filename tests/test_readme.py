@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -108,19 +109,31 @@ def test_ci_installs_and_tests_with_the_readmes_commands() -> None:
     assert sum(INSTALL in text for text in readme) == sum(text.strip() == TEST for text in readme) == 1
 
 
-def test_the_command_table_is_whole() -> None:
+def our_commands() -> dict[str, list[str]]:
+    """Every subcommand's name and its parameters' names."""
     from handler.bench_command import app as bench
     from handler.billing.command import app as bill
     from pilotlight import app
     from warmup.command import app as warm
 
-    table = {line.split("`")[1] for line in PAGES[0].read_text().splitlines() if line.startswith("| `pilotlight")}
-    named = {" ".join(re.findall(r"^pilotlight|(?<= )[a-z]+(?= |$)", row)) for row in table}
     groups = {"": app, "bench ": bench, "bill ": bill, "warm ": warm}
-    assert named == {
-        f"pilotlight {group}{info.callback.__name__}"
+    return {
+        f"{group}{info.callback.__name__}": list(signature(info.callback).parameters)
         for group, commands in groups.items() for info in commands.registered_commands if info.callback
     }
+
+
+def test_the_command_table_is_whole() -> None:
+    table = {line.split("`")[1] for line in PAGES[0].read_text().splitlines() if line.startswith("| `pilotlight")}
+    named = {" ".join(re.findall(r"^pilotlight|(?<= )[a-z]+(?= |$)", row)) for row in table}
+    assert named == {f"pilotlight {name}" for name in our_commands()}
+
+
+def test_the_commands_without_json_are_named() -> None:
+    sentence = re.search(r"`--json` \(of all but\s([^)]*)\)", PAGES[0].read_text())
+    assert sentence, "the README says which commands have --json"
+    without = {name for name, parameters in our_commands().items() if "as_json" not in parameters}
+    assert set(re.findall("`([^`]+)`", sentence[1])) == without
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

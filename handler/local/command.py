@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,6 +13,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from engine.config import Device, DType, Quantization
+from engine.errors import InvalidConfig
 from engine.options import DEVICE, DTYPE, MODEL, QUANTIZE, ContextOption, MemoryOption
 from handler.billing.options import parse_price
 
@@ -76,14 +80,26 @@ def up(
         "MODEL": as_workers_find_it(model or _model_of_environment(runtime)), "DEVICE": device, "DTYPE": dtype,
         "MAX_MODEL_LEN": max_model_len, "KV_MEMORY": kv_memory, "QUANTIZE": quantize, "JOB_LOOP": job_loop,
     }
-    run(Choices(
-        state=(state or _default_state()).absolute(), port=port, mode=mode,
-        scaling=_scaling(mode, scaler, scaler_value, workers_min, workers_max, idle_timeout), flashboot=flashboot,
-        variables={f"PILOTLIGHT_{name}": str(value) for name, value in given.items() if value is not None},
-        runtime=runtime, image=image, options=tuple(container_option or ()), gpu=gpu, price=price_of(gpu, gpu_price),
-        api_keys=tuple(key.strip() for key in (api_key or "").split(",") if key.strip()),
-        rate_limits=rate_limits, attempts=attempts, grace_s=grace,
-    ))
+    with _checked_usage():
+        choices = Choices(
+            state=(state or _default_state()).absolute(), port=port, mode=mode,
+            scaling=_scaling(mode, scaler, scaler_value, workers_min, workers_max, idle_timeout), flashboot=flashboot,
+            variables={f"PILOTLIGHT_{name}": str(value) for name, value in given.items() if value is not None},
+            runtime=runtime, image=image, options=tuple(container_option or ()), gpu=gpu,
+            price=price_of(gpu, gpu_price), rate_limits=rate_limits, attempts=attempts, grace_s=grace,
+            api_keys=tuple(key.strip() for key in (api_key or "").split(",") if key.strip()),
+        )
+    run(choices)
+
+
+@contextmanager
+def _checked_usage() -> Iterator[None]:
+    """Options that do not go together end in one line and status 2, as what the parser refuses does."""
+    try:
+        yield
+    except InvalidConfig as error:
+        print(f"pilotlight: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
 
 
 def as_workers_find_it(model: str | None) -> str | None:

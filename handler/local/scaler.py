@@ -103,10 +103,11 @@ def decide(situation: Situation, now: float) -> Plan:
     """What follows from what is seen.
 
     The first worker comes with the first request: from zero nothing is gained by letting it wait any longer.
-    QUEUE_DELAY adds one more each time the oldest request has waited for `value` seconds since it came and since the
-    last worker was added, never more than there are requests waiting. REQUEST_COUNT wants as many as it takes for
-    `value` requests each. A worker without work goes after the idle timeout, the longest idle first, if those that are
-    up are enough without it. Where there are too many, those that boot go first, then those without work.
+    QUEUE_DELAY adds one more each time the oldest request has waited for `value` seconds since it came, since the last
+    worker was added and since one became free, which is about to take it; never more than there are requests waiting.
+    REQUEST_COUNT wants as many as it takes for `value` requests each. A worker without work goes after the idle
+    timeout, the longest idle first, if those that are up are enough without it. Where there are too many, those that
+    boot go first, then those without work.
     """
     count = len(situation.workers)
     wanted, due = _wanted(situation, now)
@@ -133,7 +134,8 @@ def _wanted(situation: Situation, now: float) -> tuple[int, float | None]:
     coming = sum(worker.readiness == "starting" for worker in situation.workers)
     if coming >= demand.in_queue or count >= scaling.workers_max:
         return count, None
-    due = max(demand.waiting_since, situation.last_start or -math.inf) + scaling.value
+    free_since = max((worker.since for worker in situation.workers if worker.readiness == "idle"), default=-math.inf)
+    due = max(demand.waiting_since, situation.last_start or -math.inf, free_since) + scaling.value
     return (count + 1, now + scaling.value) if now >= due else (count, due)
 
 

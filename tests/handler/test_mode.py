@@ -36,6 +36,14 @@ def test_the_mode(arguments: list[str], environment: dict[str, str], test_input:
     assert choose_mode(arguments, environment, test_input) == mode
 
 
+@pytest.mark.parametrize("environment", [{}, QUEUE, {"PORT": "80"}])
+def test_who_asks_for_help_is_told_what_decides_and_starts_nothing(environment: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "handler", "--help"]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(word in done.stdout for word in ("--test_input", "PORT", "RUNPOD_WEBHOOK_GET_JOB", "PILOTLIGHT_PORT"))
+
+
 @pytest.mark.parametrize(
     ("environment", "address"),
     [

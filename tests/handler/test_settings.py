@@ -45,7 +45,7 @@ def test_zero_batched_tokens_and_empty_values_mean_the_default(monkeypatch: pyte
     ("variable", "value"),
     [
         ("GPU_MEMORY_UTILIZATION", "1.5"), ("PILOTLIGHT_PORT", "99999"), ("PILOTLIGHT_KV_MEMORY", "lots"),
-        ("MAX_CONCURRENCY", "0"), ("DTYPE", "int3"),
+        ("MAX_CONCURRENCY", "0"), ("DTYPE", "int3"), ("PILOTLIGHT_LEDGER", "ftp://there"),
     ],
 )
 def test_error_names_the_variable(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
@@ -54,6 +54,7 @@ def test_error_names_the_variable(monkeypatch: pytest.MonkeyPatch, variable: str
         read_settings()
     assert str(caught.value).startswith(f"{variable}: ")
     assert "\n" not in str(caught.value)
+    assert "Value error" not in str(caught.value), "that is pydantic's word, and the user's is wanted"
 
 
 def test_error_names_the_option() -> None:

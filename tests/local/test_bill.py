@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from handler.epochs import Moment
 from handler.local.bill import LOST, Bill, DamagedBill, Total
-from tests.local.disk import full_disk
+from tests.disks import small_files
 
 PRICE = Decimal("0.00031")
 
@@ -110,7 +110,7 @@ def test_and_up_to_when_it_was_last_seen_to_run(path: Path) -> None:
 
 def test_a_full_disk_stops_no_worker_and_loses_no_charge(path: Path) -> None:
     bill = Bill(path, PRICE)
-    with full_disk(50):
+    with small_files(50):
         bill.start("a", at(0))
         bill.stop("a", "scaled down", at(3))
         bill.start("b", at(4))

@@ -16,6 +16,7 @@ import pytest
 from engine.errors import InvalidConfig, InvalidModel, ModelNotFound
 from engine.source import DEMO
 from handler.local.model_check import check_model
+from handler.local.processes import NOT_INHERITED
 from tests.handler.processes import ROOT
 
 
@@ -28,6 +29,13 @@ def named(model: Path | str) -> dict[str, str]:
     return {"PILOTLIGHT_MODEL": str(model)}
 
 
+@pytest.fixture(autouse=True)
+def online(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub may be asked, whatever else is set here."""
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def test_a_whole_folder_the_demo_and_what_only_the_hub_knows_pass(model: Path) -> None:
     for name in (model, "demo", "nobody/has-this"):
         check_model(named(name))
@@ -37,6 +45,29 @@ def test_the_one_that_workers_inherit_is_read_unless_another_is_named(monkeypatc
     monkeypatch.setenv("MODEL_NAME", "/nowhere/model")
     with pytest.raises(ModelNotFound, match="/nowhere/model"):
         check_model({})
+    check_model(named("demo"))
+
+
+def test_a_copy_that_the_hub_would_complete_is_left_to_the_workers(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "0" * 40
+    snapshot = tmp_path / "hub" / "models--owner--name" / "snapshots" / commit
+    shutil.copytree(model, snapshot, ignore=shutil.ignore_patterns("tokenizer.json"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    check_model(named("owner/name"))
+    with pytest.raises(InvalidModel, match=r"tokenizer\.json: missing"):
+        check_model(named("owner/name") | {"PILOTLIGHT_REVISION": commit})
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(InvalidModel, match=r"tokenizer\.json: missing"):
+        check_model(named("owner/name"))
+    with pytest.raises(ModelNotFound, match="HF_HUB_OFFLINE forbids"):
+        check_model(named("owner/other"))
+
+
+@pytest.mark.parametrize("name", sorted(NOT_INHERITED))
+def test_a_variable_that_no_worker_inherits_hinders_none(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "tcp://10.0.0.1:8000")
     check_model(named("demo"))
 
 

@@ -46,6 +46,12 @@ def test_no_more_workers_boot_than_requests_wait() -> None:
     assert decide(Situation(DELAY, waiting(1, 100), workers("starting"), last_start=100), 150) == Plan()
 
 
+def test_a_worker_that_has_just_come_up_is_given_time_to_take_what_waited_for_it() -> None:
+    [up] = workers("idle", since=120)  # A boot of 20 s.
+    assert decide(Situation(DELAY, waiting(1, 100), [up], last_start=100), 120) == Plan(look_again=124)
+    assert decide(Situation(DELAY, waiting(1, 100), [up], last_start=100), 124).start == 1, "it takes nothing"
+
+
 def test_a_request_that_waits_behind_busy_workers_gets_one_after_its_own_four_seconds() -> None:
     busy = workers("busy", "busy")
     assert decide(Situation(DELAY, waiting(1, 100, in_progress=2), busy, last_start=10), 103) == Plan(look_again=104)

@@ -20,8 +20,8 @@ from handler.local.job import Asked
 from handler.local.queue import JobQueue
 from handler.local.record import RecordFailed
 from handler.local.write_ahead import WriteAhead, read
+from tests.disks import small_files
 from tests.handler.processes import Process, eventually, free_port, running
-from tests.local.disk import full_disk
 from tests.local.endpoint import KEY, HandWorker
 
 
@@ -187,7 +187,7 @@ def test_a_full_disk_is_said_and_overcome(tmp_path: Path, monkeypatch: pytest.Mo
         async with open_queue(tmp_path) as queue:
             first = queue.submit(Asked("small"))
             await queue.written()
-            with full_disk((tmp_path / "jobs.jsonl").stat().st_size + 1000):
+            with small_files((tmp_path / "jobs.jsonl").stat().st_size + 1000):
                 second = queue.submit(Asked("large" * 1000))
                 with pytest.raises(RecordFailed, match=r"jobs\.jsonl: File too large"):
                     await queue.written()
@@ -210,7 +210,7 @@ def test_what_a_full_disk_has_taken_of_a_new_file_is_given_back(tmp_path: Path) 
         record = WriteAhead(tmp_path / "jobs.jsonl")
         record.rewrite([{"kind": "told", "job": "1"}])
         await record.written()
-        with full_disk(5000):
+        with small_files(5000):
             record.rewrite([{"kind": "told", "job": "x" * 9000}])
             with pytest.raises(RecordFailed):
                 await record.written()
