@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -25,6 +26,13 @@ def _machine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         fcntl.lockf(machine, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         fcntl.lockf(door, fcntl.LOCK_UN)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers() -> None:
+    """Random tensors are the same in every run, whatever ran before."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture(scope="session", autouse=True)
