@@ -132,7 +132,7 @@ def run(state: Path, offsets: Sequence[float], policy: str | None) -> tuple[Resu
     recent = [at for at in digest.cold.values() if at >= began - 5]
     waited = sum(took) - len(took) * min(took)
     seconds = sum(line["seconds"] for line in billed if line["event"] == "stop")
-    recorded = recorded_s(state, began - 10)
+    recorded = recorded_s(state, began - 1)  # What the run before left in the ledger is older.
     found = Result(
         policy or "never", len(took), len(recent), seconds, recorded["total"], recorded["warmup"], round(waited, 3)
     )
