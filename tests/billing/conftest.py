@@ -6,10 +6,12 @@ import contextlib
 import os
 import secrets
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from handler.billing.bucket import BucketStore
+from handler.billing.folder_store import FolderStore
 from tests.billing.faulty_s3 import FaultyS3
 from tests.billing.servers import MAKES, NotToBeHad, S3Server, running
 
@@ -54,6 +56,18 @@ def faulty(moto: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
     yield proxy
     proxy.stop()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Where journals are."""
+    return tmp_path / "journal"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FolderStore:
+    """A folder as the ledger."""
+    return FolderStore(tmp_path / "ledger")
 
 
 def use(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:

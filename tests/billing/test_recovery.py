@@ -31,16 +31,6 @@ from tests.billing.journals import (
 )
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "journal"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> FolderStore:
-    return FolderStore(tmp_path / "ledger")
-
-
 def contents(store: FolderStore) -> dict[str, bytes]:
     return {stored.key: store.get(stored.key) for stored in store.keys("")}
 
