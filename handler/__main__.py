@@ -3,7 +3,7 @@
 import os
 import sys
 
-from handler.mode import HELP, HTTP_PORT, TEST_INPUT, choose_mode
+from handler.mode import HELP, HTTP_PORT, TEST_INPUT, choose_mode, meaningless
 
 
 def main() -> int:
@@ -12,6 +12,9 @@ def main() -> int:
         print(HELP, end="")
         return 0
     mode = choose_mode(sys.argv[1:], os.environ, os.path.exists(TEST_INPUT))  # noqa: PTH110 - pathlib takes 5 ms.
+    if (argument := meaningless(sys.argv[1:], mode)) is not None:
+        print(f"python -m handler: {argument} means nothing here; --help says what does", file=sys.stderr)
+        return 2
     if mode in ("queue", "runpod's test"):
         from handler.worker import main as work
 

@@ -12,6 +12,12 @@ HTTP_PORT = 80
 
 TEST_INPUT = "test_input.json"
 
+SDK_FLAGS = frozenset({
+    "--rp_api_concurrency", "--rp_api_host", "--rp_api_port", "--rp_debugger", "--rp_log_level", "--rp_serve_api",
+    "--test_input",
+})
+"""What RunPod's SDK, 1.12, takes on the command line. It ignores all else."""
+
 HELP = """Usage: python -m handler
 
 The container's entry. What it is follows from the first of these that it finds:
@@ -44,3 +50,10 @@ def choose_mode(arguments: Sequence[str], environment: Mapping[str, str], has_te
     if "RUNPOD_WEBHOOK_GET_JOB" in environment:
         return "queue"
     return "runpod's test" if has_test_input else "server"
+
+
+def meaningless(arguments: Sequence[str], mode: Mode) -> str | None:
+    """The first argument that would be ignored: any, by an HTTP server; what is no flag of it, by RunPod's SDK."""
+    if mode in ("server", "load balancer"):
+        return next(iter(arguments), None)
+    return next((name for name in arguments if name.startswith("-") and name.partition("=")[0] not in SDK_FLAGS), None)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Collection
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AliasChoices, BeforeValidator, ByteSize, Field, SecretStr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from engine.config import Device, DType, EngineConfig, Quantization
@@ -24,12 +26,16 @@ UNSUPPORTED_VARIABLES = (
 )
 """Variables of RunPod's vLLM worker that would change the answers there and do nothing here."""
 
+READ_ELSEWHERE = ("PILOTLIGHT_RUNPOD_API", "PILOTLIGHT_WARM_")
+"""How those of our variables begin that are no setting of the server and the worker."""
+
+_PREFIX = "PILOTLIGHT_"
 _log = logging.getLogger("pilotlight.settings")
 _DTYPE_ALIASES = {"half": "float16", "float": "float32"}
 
 
 def _variable(name: str, *aliases: str) -> AliasChoices:
-    return AliasChoices(f"PILOTLIGHT_{name}", *aliases)
+    return AliasChoices(_PREFIX + name, *aliases)
 
 
 def _zero_is_unset(value: object) -> object:
@@ -177,6 +183,8 @@ def read_settings(**overrides: object) -> Settings:
     """
     for name in unsupported_variables():
         _log.warning("%s is set but has no effect here", name)
+    for name, near in unknown_variables().items():
+        _log.warning("%s is set but is no setting here%s", name, near and f": did you mean {near}?")
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
         return Settings(**given)  # type: ignore[arg-type]
@@ -189,6 +197,21 @@ def unsupported_variables() -> list[str]:
     return [name for name in UNSUPPORTED_VARIABLES if os.environ.get(name)]
 
 
+def unknown_variables() -> dict[str, str]:
+    """Variables with our prefix that are set and name no setting, and the setting's that comes nearest, or ""."""
+    known = {name for info in Settings.model_fields.values() for name in _names(info) if name.startswith(_PREFIX)}
+    ours = [name for name in os.environ if name.startswith(_PREFIX) and not name.startswith(READ_ELSEWHERE)]
+    return {name: _nearest(name, known) for name in sorted(ours) if name not in known}
+
+
+def _nearest(name: str, known: Collection[str]) -> str:
+    from difflib import get_close_matches  # Only who has misspelt something waits for it.
+
+    endings = [other.removeprefix(_PREFIX) for other in known]
+    near = get_close_matches(name.removeprefix(_PREFIX), endings, 1)
+    return _PREFIX + near[0] if near else ""
+
+
 def _describe(error: ValidationError, overrides: dict[str, object]) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     return f"{_name_of(str(first['loc'][0]), overrides)}: {first['msg'].removeprefix('Value error, ')}"
@@ -197,8 +220,13 @@ def _describe(error: ValidationError, overrides: dict[str, object]) -> str:
 def _name_of(location: str, overrides: dict[str, object]) -> str:
     """The name under which the user gave the value at fault."""
     for field, info in Settings.model_fields.items():
-        choices = info.validation_alias.choices if isinstance(info.validation_alias, AliasChoices) else []
-        names = [str(choice) for choice in choices]
+        names = _names(info)
         if location in (field, *names):
             return field if field in overrides else next((name for name in names if name in os.environ), field)
     return location
+
+
+def _names(info: FieldInfo) -> list[str]:
+    """The variables that give this setting."""
+    choices = info.validation_alias.choices if isinstance(info.validation_alias, AliasChoices) else []
+    return [str(choice) for choice in choices]

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from handler.healthcheck import find_server
-from handler.mode import Mode, choose_mode
+from handler.mode import Mode, choose_mode, meaningless
 from tests.handler.processes import ROOT, Server, eventually, free_port, running
 
 QUEUE = {"RUNPOD_WEBHOOK_GET_JOB": "http://127.0.0.1/job-take/$ID"}
@@ -42,6 +42,29 @@ def test_who_asks_for_help_is_told_what_decides_and_starts_nothing(environment: 
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert all(word in done.stdout for word in ("--test_input", "PORT", "RUNPOD_WEBHOOK_GET_JOB", "PILOTLIGHT_PORT"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mode", "refused"),
+    [
+        (["--nonsense"], "server", "--nonsense"),
+        (["serve"], "load balancer", "serve"),
+        (["--rp_log_level", "DEBUG"], "queue", None),
+        (["--rp_log_levle", "DEBUG"], "queue", "--rp_log_levle"),
+        (["--test_input={}", "--port=1"], "runpod's test", "--port=1"),
+        (["--rp_serve_api", "--rp_api_port=8001", "--rp_api_host", "0.0.0.0"], "runpod's test", None),
+    ],
+)
+def test_an_argument_that_means_nothing_is_found(arguments: list[str], mode: Mode, refused: str | None) -> None:
+    assert meaningless(arguments, mode) == refused
+
+
+@pytest.mark.parametrize("environment", [{}, QUEUE])
+def test_nothing_is_started_with_an_argument_that_means_nothing(environment: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "handler", "--modle=demo"]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "python -m handler: --modle=demo means nothing here; --help says what does\n"
 
 
 @pytest.mark.parametrize(

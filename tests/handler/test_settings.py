@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from engine.errors import InvalidConfig
-from handler.settings import read_settings, unsupported_variables
+from handler.settings import read_settings, unknown_variables, unsupported_variables
 
 WORKER_VLLM = {
     "MODEL_NAME": "owner/name", "MAX_MODEL_LEN": "1000", "GPU_MEMORY_UTILIZATION": "0.5", "MAX_NUM_SEQS": "8",
@@ -76,3 +76,18 @@ def test_settings_are_frozen() -> None:
 def test_variables_without_effect_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUANTIZATION", "awq")
     assert unsupported_variables() == ["QUANTIZATION"]
+
+
+def test_a_misspelt_variable_is_told_from_those_that_others_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PILOTLIGHT_JORNAL", "PILOTLIGHT_COLOUR", "PILOTLIGHT_GRACE", "PILOTLIGHT_WARM_TICK"):
+        monkeypatch.setenv(name, "5")
+    monkeypatch.setenv("PILOTLIGHT_RUNPOD_API", "https://rest.runpod.io")
+    assert unknown_variables() == {"PILOTLIGHT_COLOUR": "", "PILOTLIGHT_JORNAL": "PILOTLIGHT_JOURNAL"}
+
+
+def test_a_misspelt_variable_is_said_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("PILOTLIGHT_MAX_BDOY", "5")
+    read_settings()
+    assert "PILOTLIGHT_MAX_BDOY is set but is no setting here: did you mean PILOTLIGHT_MAX_BODY?" in caplog.text
