@@ -5,15 +5,18 @@ Routes name shapes, and the document is made when somebody asks for it: a boot p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 from fastapi import FastAPI
 from pydantic import TypeAdapter
 
+from handler.shapes import OpenAIError
+
 Responses = dict[int | str, dict[str, Any]]
 
 JSON: Final = "application/json"
+EVENT_STREAM: Final = "text/event-stream"
 
 _REFERENCE: Final = "#/components/schemas/{model}"
 _UNTRUE: Final = ("HTTPValidationError", "ValidationError")
@@ -31,6 +34,7 @@ _MEANINGS: Final = {
     503: "Not ready yet, shutting down, or out of service.",
     504: "The request ran into its time limit.",
 }
+_TEXT: Final = {"type": "string"}
 _RETRY_AFTER: Final = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
 
 
@@ -62,9 +66,14 @@ def answer(shape: type, events: type | None = None) -> Responses:
     """A good answer; where `events` is given it may also be a stream of these."""
     content: dict[str, Any] = {JSON: {"schema": reference(shape)}}
     if events is not None:
-        text = f"With `stream`: server-sent events, each `data: ` and a {events.__name__}; `data: [DONE]` is the last."
-        content["text/event-stream"] = {"schema": {"type": "string", "description": text}}
+        of = {"contentMediaType": JSON, "contentSchema": {"anyOf": [reference(events), reference(OpenAIError)]}}
+        content[EVENT_STREAM] = {"schema": event({"anyOf": [{"type": "string", **of}, {"const": "[DONE]"}]})}
     return {200: {"description": "Done.", "content": content}}
+
+
+def event(data: Mapping[str, Any] = _TEXT) -> dict[str, Any]:
+    """A schema of each event of a stream, which is what a media type's schema means there before OpenAPI 3.2."""
+    return {"type": "object", "required": ["data"], "properties": {"data": dict(data)}}
 
 
 def body(shape: type) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from handler.document import Responses, body, errors
+from handler.document import EVENT_STREAM, Responses, body, errors, event
 from handler.local.answers import read_json
 from handler.local.contracts import ENDPOINT_ID
 from handler.local.management import Change, Management
@@ -21,7 +21,7 @@ from handler.shapes import ProblemBody
 
 BODY_BYTES: Final = 1_000_000
 
-_LOG: Final[Responses] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+_LOG: Final[Responses] = {200: {"content": {EVENT_STREAM: {"schema": event()}}}}
 _LOCAL_ONLY: Final = "this machine has one endpoint, which `pilotlight up` makes and Ctrl-C removes"
 
 
@@ -96,7 +96,7 @@ async def worker_log(
         name = "since" if since is not None else "source"
         raise Problem(HTTPStatus.BAD_REQUEST, f"{name}: a log here has no moments and no lines of a host", [name])
     headers = {"Cache-Control": "no-cache"}
-    return StreamingResponse(log_events(worker, tail), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(log_events(worker, tail), media_type=EVENT_STREAM, headers=headers)
 
 
 async def catalogue(request: Request) -> Response:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from handler.document import JSON, Responses, errors
+from handler.document import EVENT_STREAM, JSON, Responses, errors, event
 from handler.hanging_up import while_connected
 from handler.local.answers import Json, read_json
 from handler.local.client_routes import RUN_SYNC_BYTES, RUN_SYNC_KEPT_S, submit_kept
@@ -23,7 +23,7 @@ _BODY: Final = {"requestBody": {"content": {JSON: {"schema": {"type": "object"}}
 _ANSWER: Final[Responses] = {
     200: {
         "description": "What the worker says; with `stream` in the body, server-sent events.",
-        "content": {JSON: {"schema": {"type": "object"}}, "text/event-stream": {"schema": {"type": "string"}}},
+        "content": {JSON: {"schema": {"type": "object"}}, EVENT_STREAM: {"schema": event()}},
     }
 }
 
@@ -61,7 +61,7 @@ async def call(request: Request, path: str) -> Response:
 class _Stream(StreamingResponse):
     """What a worker sends, as server-sent events. The job is cancelled when the client goes."""
 
-    media_type = "text/event-stream"
+    media_type = EVENT_STREAM
 
     def __init__(self, queue: JobQueue, job: Job) -> None:
         self._queue, self._job = queue, job

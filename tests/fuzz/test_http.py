@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 
 from tests.fuzz.connections import fuzz_connections
 from tests.fuzz.effort import cases
-from tests.fuzz.operations import fuzz_operations, read_document
+from tests.fuzz.operations import CHECKS, fuzz_operations, read_document
 from tests.fuzz.tally import Tally
 from tests.fuzz.targets import check_server, target_server
 from tests.handler.processes import Server
@@ -52,6 +52,29 @@ def test_document_tells_of_no_422(document: dict[str, Any]) -> None:
 def test_every_operation_answers_as_the_document_says(server: Server) -> None:
     fuzz_operations(read_document(server.url), cases(60), Tally())
     check_server(server)
+
+
+MESSAGES = [{"role": "user", "content": "Count from 3 to 7."}]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": "one", "echo": True}),
+        ("/v1/completions", {"prompt": ["one", "two"], "n": 2, "logprobs": 2, "max_tokens": 3}),
+        ("/v1/chat/completions", {"messages": MESSAGES, "logprobs": True, "top_logprobs": 2}),
+        ("/v1/chat/completions", {"messages": MESSAGES, "n": 2, "stream_options": {"include_usage": True}}),
+        ("/v2/any/openai/v1/chat/completions", {"messages": MESSAGES}),
+    ],
+)
+def test_each_event_of_a_stream_is_as_the_document_says(server: Server, path: str, body: dict[str, Any]) -> None:
+    operation = read_document(server.url).include(path=path.replace("any", "{endpoint_id}"), method="POST")
+    [found] = [cast(Any, result).ok() for result in operation.get_all_operations()]
+    streamed = {"model": "demo", "stream": True, **body}
+    case = found.Case(path_parameters={"endpoint_id": "any"}, body=streamed, media_type="application/json")
+    response = case.call()
+    assert response.content.count(b"data: ") > 3
+    case.validate_response(response, checks=CHECKS)
 
 
 def test_connections_that_speak_no_http_disturb_nobody(server: Server) -> None:
