@@ -64,7 +64,8 @@ def _handle_errors(app: FastAPI) -> None:
 
 def _respond(request: Request, error: ApiError) -> Response:
     """In OpenAI's shape, or on RunPod's routes in RunPod's, where an error is text."""
-    body = {"error": str(error)} if is_local(request.url.path) else error.body
+    path = request.scope["path"]  # As it was asked for: `request.url` knows no tabs and no question marks in it.
+    body = {"error": str(error)} if is_local(path) else error.body
     return JSONResponse(body, error.status, headers=limit_headers(request) | error.headers)
 
 
@@ -90,7 +91,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
         return _respond(request, error.__cause__)
     match error.status_code:
         case 404:
-            message = f"there is no route {request.method} {request.url.path}"
+            message = f"there is no route {request.method} {request.scope['path']}"
             return _respond(request, not_found(message, code="unknown_url"))
         case 400:
             return _respond(request, bad_request("the body cannot be read: it must be JSON in valid UTF-8"))

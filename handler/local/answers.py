@@ -73,7 +73,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
 
 async def _handle(request: Request, error: Exception) -> Response:
-    return respond(request.url.path, _as_api_error(request, error))
+    return respond(request.scope["path"], _as_api_error(request, error))
 
 
 def _as_api_error(request: Request, error: Exception) -> ApiError:
@@ -91,7 +91,7 @@ def _as_api_error(request: Request, error: Exception) -> ApiError:
         case RequestValidationError():
             return from_validation(error.errors())
         case HTTPException(status_code=404):
-            return not_found(f"there is no route {request.method} {request.url.path}", code="unknown_url")
+            return not_found(f"there is no route {request.method} {request.scope['path']}", code="unknown_url")
         case HTTPException():
             return ApiError(error.status_code, str(error.detail), "invalid_request_error")
     return internal()

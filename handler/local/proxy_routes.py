@@ -85,8 +85,8 @@ async def _answer(proxy: Proxy, request: Request, body: bytes, wish: Wish | None
 
 def _asked_anew(proxy: Proxy, request: Request, body: bytes, worker_id: str) -> httpx.Request:
     headers = [line for line in request.headers.items() if line[0] not in _ASKED_ANEW]
-    path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-    url = f"{proxy.workers.url_of(worker_id)}{path}"
+    asked = request.scope["raw_path"] + (b"?" + query if (query := request.scope["query_string"]) else b"")
+    url = httpx.URL(proxy.workers.url_of(worker_id)).copy_with(raw_path=asked)
     return proxy.client.build_request(request.method, url, headers=headers, content=body, timeout=PROCESSING_S)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import httpx
 import pytest
@@ -118,6 +119,12 @@ def test_is_refused_by_name(http: httpx.Client, bad: Bad) -> None:
     assert bad.names in error["message"]
     assert error["param"] == bad.param
     assert error["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("name", ["%09", "a%0Ab", "a%3Fb", "%25"])
+def test_error_on_runpods_routes_is_text_whatever_the_job_is_called(http: httpx.Client, name: str) -> None:
+    answer = http.post(f"/v2/local/cancel/{name}")
+    assert (answer.status_code, answer.json()) == (404, {"error": f"there is no job {unquote(name)}"})
 
 
 def test_leaves_the_server_well(http: httpx.Client, server: Server) -> None:
