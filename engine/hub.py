@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -215,7 +216,8 @@ def _refer(reference: Path, commit: str) -> None:
 def _progress(words: str, total: int, done: Callable[[], int]) -> Iterator[None]:
     """Tell standard error how far it is, for as long as the block runs: a bar at a terminal, else lines."""
     finished = threading.Event()
-    show = _draw if sys.stderr.isatty() else _log
+    # What is there already is counted here: the thread may start when much more has come.
+    show = _draw if sys.stderr.isatty() else partial(_log, done(), time.monotonic())
     watcher = threading.Thread(target=show, args=(words, total, done, finished), name="progress", daemon=True)
     watcher.start()
     try:
@@ -237,8 +239,9 @@ def _draw(words: str, total: int, done: Callable[[], int], finished: threading.E
         progress.update(task, completed=done())
 
 
-def _log(words: str, total: int, done: Callable[[], int], finished: threading.Event) -> None:
-    started, before = time.monotonic(), done()
+def _log(
+    before: int, started: float, words: str, total: int, done: Callable[[], int], finished: threading.Event
+) -> None:
     print(f"{words} {_size(total - before)}", file=sys.stderr, flush=True)
     while not finished.wait(_LINE_SECONDS):
         rate = (done() - before) / (time.monotonic() - started)

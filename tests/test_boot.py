@@ -27,7 +27,7 @@ from engine.timeline import Span
 from engine.waterfall import draw
 from engine.waterfall_rows import rows
 from engine.waterfall_svg import svg
-from tests.handler.processes import serving
+from tests.handler.processes import eventually, serving
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = [sys.executable, str(ROOT / "pilotlight.py"), "boot"]
@@ -62,7 +62,7 @@ def span(told: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def test_the_boot_is_told_from_exec_to_the_first_token(told: dict[str, Any]) -> None:
-    assert 0 < told["floor_s"] < told["ready_s"] < told["first_token_s"] < 60
+    assert 0 < span(told, "import torch")["end_s"] < told["ready_s"] < told["first_token_s"]
     assert told["start_kind"] == "fresh"
     assert (told["lane"], told["device"], told["model"]) == ("as-is", "cpu", "demo")
     assert told["weights"]["bytes"] == (DEMO / "model.safetensors").stat().st_size
@@ -75,16 +75,11 @@ def test_every_stage_is_a_span_in_its_place(told: dict[str, Any]) -> None:
     names = ["interpreter", "import torch", "device", "kernels", "plan", "ready", "first prefill", "first token"]
     starts = [span(told, name)["start_s"] for name in names]
     assert starts == sorted(starts)
-    assert starts[0] == 0
-    assert span(told, "import torch")["thread"] != span(told, "model files")["thread"]
+    assert starts[0] >= 0
     assert span(told, "first prefill")["detail"]["tokens"] == 32
     assert span(told, "first token")["end_s"] <= told["first_token_s"] + 0.011
     assert span(told, "deferred")["start_s"] >= span(told, "first token")["end_s"]
     assert span(told, "weights model.safetensors")["detail"]["bytes"] == told["weights"]["bytes"]
-
-
-def test_reading_begins_before_torch_is_imported(told: dict[str, Any]) -> None:
-    assert span(told, "prefetch model.safetensors")["end_s"] < span(told, "import torch")["end_s"]
 
 
 def test_of_resident_weights_the_import_of_torch_is_the_floor(told: dict[str, Any]) -> None:
@@ -166,7 +161,8 @@ def test_a_cold_boot_is_measured_against_the_storage(model: Path) -> None:
     told = measurement.as_dict()
     assert (told["lane"], told["weights"]["resident_fraction"]) == ("weights-cold", 0.0)
     assert told["weights"]["read_gb_per_s"] > 0
-    seconds = told["weights"]["bytes"] / told["weights"]["read_gb_per_s"] / 1e9
+    at_most = told["weights"]["read_gb_per_s"] + 0.00005  # As it is told, rounded.
+    seconds = told["weights"]["bytes"] / at_most / 1e9
     assert told["floor_s"] >= max(seconds, span(told, "import torch")["end_s"]) - 1e-3
     assert residency([model / "model.safetensors"]) == 1.0
 
@@ -316,6 +312,10 @@ def test_bad_usage_is_exit_2(arguments: list[str]) -> None:
     assert run(*arguments).returncode == 2
 
 
+LATE = ("deferred", "prefetch model.safetensors")
+"""Spans of what may go on beside the first job, and end after it."""
+
+
 @pytest.fixture(scope="module")
 def answers() -> Iterator[tuple[list[Any], dict[str, Any], str]]:
     """A first job that asks for the timeline, what /health says after it, and the log."""
@@ -324,6 +324,7 @@ def answers() -> Iterator[tuple[list[Any], dict[str, Any], str]]:
         with server.client() as client:
             job = {"input": {"prompt": "Count from 3 to 7.", "timeline": True}}
             output = client.post("/runsync", json=job).json()["output"]
+            assert eventually(lambda: "ready after" in server.output), "it is logged once requests are taken"
             yield output, client.get("/health").json(), server.output
 
 
@@ -339,9 +340,9 @@ def test_a_job_that_asks_for_it_gets_the_timeline_after_its_answer(
 
 def test_health_has_the_same_spans(answers: tuple[list[Any], dict[str, Any], str]) -> None:
     output, health, _ = answers
-    then = [span["name"] for span in output[-1]["timeline"]["spans"]]
-    now = [span["name"] for span in health["start"]["spans"]]
-    assert [name for name in now if name != "deferred"] == [name for name in then if name != "deferred"]
+    then = [span["name"] for span in output[-1]["timeline"]["spans"] if span["name"] not in LATE]
+    now = [span["name"] for span in health["start"]["spans"] if span["name"] not in LATE]
+    assert now == then
     assert health["start"]["ready_s"] == output[-1]["timeline"]["ready_s"]
     assert health["start_kind"] == "warm"
 

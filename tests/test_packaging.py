@@ -20,9 +20,15 @@ def project() -> dict[str, Any]:
 
 
 def is_shipped(path: Path) -> bool:
-    top = path.relative_to(ROOT).parts[0]
-    built = path.suffix in {".pyc", ".so"} or top.endswith(".egg-info") or top in {"build", "dist"}
+    top, *_ = parts = path.relative_to(ROOT).parts
+    built = path.suffix == ".so" or "__pycache__" in parts or top.endswith(".egg-info") or top in {"build", "dist"}
     return not (built or top in NOT_SHIPPED or top.startswith("."))
+
+
+def shipped(pattern: str) -> list[Path]:
+    """What is in the folders that are shipped; no other is looked into, since other processes are at work there."""
+    tops = [folder for folder in ROOT.iterdir() if folder.is_dir() and is_shipped(folder)]
+    return [path for folder in tops for path in folder.rglob(pattern) if is_shipped(path)]
 
 
 def constraints() -> dict[str, str]:
@@ -36,7 +42,7 @@ def normalised(name: str) -> str:
 
 
 def test_packages_are_the_folders_in_the_tree(project: dict[str, Any]) -> None:
-    folders = {path.parent for path in ROOT.glob("*/**/*.py") if is_shipped(path)}
+    folders = {path.parent for path in shipped("*.py")}
     packages = sorted(".".join(folder.relative_to(ROOT).parts) for folder in folders)
     assert project["tool"]["setuptools"]["packages"] == packages
 
@@ -57,9 +63,9 @@ def test_data_files_are_package_data(project: dict[str, Any]) -> None:
         for package, names in project["tool"]["setuptools"]["package-data"].items()
         for pattern in names
     ]
-    shipped = [path for path in ROOT.glob("*/**/*") if path.is_file() and path.suffix != ".py" and is_shipped(path)]
+    files = [path for path in shipped("*") if path.is_file() and path.suffix != ".py"]
     compiled = ROOT / "kernels/cpu/source"
-    names = [str(path.relative_to(ROOT)) for path in shipped if path.parent != compiled]
+    names = [str(path.relative_to(ROOT)) for path in files if path.parent != compiled]
     assert names
     assert [name for name in names if not any(fnmatch(name, pattern) for pattern in patterns)] == []
 

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from inspect import signature
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import pytest
+
+from tests.handler.processes import Server, running
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -50,35 +48,18 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def port(environment: dict[str, str]) -> Iterator[int]:
-    """Where a server with the demo model listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        number = int(free.getsockname()[1])
-    process = subprocess.Popen(["pilotlight", "serve", "--port", str(number)], env=environment)
-    try:
-        wait_until_ready(number, process)
-        yield number
-    finally:
-        process.terminate()
-        assert process.wait(timeout=60) == 0
+def port() -> Iterator[int]:
+    """Where a server with the demo model listens, whose bills are kept where the commands look for them."""
+    state = {"XDG_STATE_HOME": os.environ["XDG_STATE_HOME"]}
+    with running(Server, "-m", "pilotlight", "serve", "--port", "0", environment=state) as server:
+        server.await_ready()
+        yield int(server.url.rpartition(":")[2])
+        assert server.stop() == 0
 
 
 def holds_answer(output: str) -> bool:
     """Whether the numbers come in a row, be it in pieces."""
     return ANSWER in " ".join(re.findall(r"\d+", output))
-
-
-def wait_until_ready(port: int, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(600):
-        assert process.poll() is None, "the server has exited"
-        try:
-            if urlopen(f"http://127.0.0.1:{port}/ping", timeout=5).status == 200:
-                return
-        except URLError:
-            pass
-        time.sleep(0.1)
-    pytest.fail("the server was not ready within a minute")
 
 
 def run(arguments: list[str], environment: dict[str, str], folder: Path) -> str:

@@ -33,6 +33,7 @@ def a_run(side: str, rate: float, dtype: str = "float32", **more: Any) -> dict[s
     return {"side": side, "dtype": dtype, "output_tokens_per_s": rate, **more}
 
 
+@pytest.mark.timeout(400)
 def test_every_way_of_transformers_does_the_work_that_we_do(task: Task) -> None:
     wanted = sum(json.loads(line)["max_tokens"] for line in task.workload.read_text().splitlines())
     sides = [OURS, "transformers-continuous", "transformers-static", "transformers-single"]

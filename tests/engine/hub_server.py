@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -58,11 +57,11 @@ class Failures:
         cuts: how often sending a large file stops after its first half, and the connection with it.
         missing: names of files that are listed and not there.
         status: what every request is answered with.
-        stall_s: seconds for which a connection is silent before it is cut.
+        stalls: whether a connection is silent before it is cut, until the server ends.
     """
 
     cuts: int = 0
-    stall_s: float = 0
+    stalls: bool = False
     missing: set[str] = field(default_factory=set)
     status: int | None = None
 
@@ -88,6 +87,7 @@ class Hub(ThreadingHTTPServer):
         self.failures = Failures()
         self.log: list[Asked] = []
         self.lock = threading.Lock()
+        self.ended = threading.Event()
 
     @property
     def endpoint(self) -> str:
@@ -117,6 +117,7 @@ class Hub(ThreadingHTTPServer):
         try:
             yield self
         finally:
+            self.ended.set()
             self.shutdown()
             self.server_close()
             thread.join()
@@ -250,6 +251,6 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content[: len(content) // 2] if cut else content)
-        if cut:
-            time.sleep(self.server.failures.stall_s)
+        if cut and self.server.failures.stalls:
+            self.server.ended.wait()
         self.close_connection = self.close_connection or cut

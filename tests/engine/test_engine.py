@@ -25,6 +25,9 @@ from tests.engine.stubs import (
     usual_choice,
 )
 
+HANGS_S = 60.0
+"""What takes longer than this hangs."""
+
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
@@ -43,7 +46,7 @@ def with_engine(
     engine = make_engine(model, tokenizer, **settings)
     engine.start()
     try:
-        asyncio.run(asyncio.wait_for(work(engine), 20))
+        asyncio.run(asyncio.wait_for(work(engine), HANGS_S))
     finally:
         engine.stop()
 
@@ -55,7 +58,7 @@ class Gate:
         self.open = threading.Event()
 
     def __call__(self, request: Request, state: int) -> int:
-        assert self.open.wait(20)
+        assert self.open.wait(HANGS_S)
         return usual_choice(request, state)
 
 
@@ -66,13 +69,13 @@ def test_requests_from_many_loops_at_once_get_their_own_answers(tokenizer: Token
 
     async def ask(number: int) -> None:
         work = (collect(engine, [number, turn, 3], plain(max_tokens=10)) for turn in range(10))
-        answers[number] = await asyncio.wait_for(asyncio.gather(*work), 20)
+        answers[number] = await asyncio.wait_for(asyncio.gather(*work), HANGS_S)
 
     threads = [threading.Thread(target=lambda number=number: asyncio.run(ask(number))) for number in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(HANGS_S)
     engine.stop()
     for number, streams in answers.items():
         for turn, events in enumerate(streams):
@@ -101,8 +104,7 @@ def test_leaving_a_stream_early_aborts_the_request(tokenizer: Tokenizer) -> None
         stream = engine.stream(engine.submit([1, 2], plain(max_tokens=None)))
         await anext(stream)
         await stream.aclose()
-        await until(lambda: engine.statistics().running == 0)
-        assert engine.statistics().pages_used == 0
+        await until(lambda: engine.statistics().running == engine.statistics().pages_used == 0)
 
     with_engine(StubModel(4), tokenizer, work, pages=100_000)
 
@@ -188,7 +190,7 @@ def test_a_lost_device_fails_every_request_and_closes_the_engine(tokenizer: Toke
         with pytest.raises(EngineDead, match="gone"):
             engine.submit([1], plain())
 
-    asyncio.run(asyncio.wait_for(work(), 20))
+    asyncio.run(asyncio.wait_for(work(), HANGS_S))
     engine.stop()
     assert told == [engine.failure] == ["the engine stopped: DeviceLost: gone"]
 
@@ -237,7 +239,7 @@ def test_failure_is_reported_even_if_the_requests_cannot_be_ended(tokenizer: Tok
 
     async def work() -> None:
         engine.submit([1], plain())
-        await asyncio.to_thread(told.wait, 20)
+        await asyncio.to_thread(told.wait, HANGS_S)
 
     thread_errors: list[object] = []
     before, threading.excepthook = threading.excepthook, thread_errors.append
@@ -286,4 +288,4 @@ def test_stopping_an_engine_that_never_started_ends_its_requests(tokenizer: Toke
         [finish] = finishes([event async for event in stream])
         assert finish.reason is FinishReason.ABORTED
 
-    asyncio.run(asyncio.wait_for(work(), 20))
+    asyncio.run(asyncio.wait_for(work(), HANGS_S))

@@ -9,8 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import pytest
 
 from engine.source import DEMO, Found
 from tests.engine.hub_server import INDEX, MODEL, SMALL, STRANGER, TOKEN, Hub
+from tests.handler.processes import eventually
 
 ROOT = Path(__file__).parent.parent.parent
 CHUNK = 10 << 20
@@ -51,8 +52,10 @@ class Machine:
 
     def environment(self, **variables: str) -> dict[str, str]:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING", "TRANSFORM"))}
-        own = {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(self.home), "PYTHONPATH": str(ROOT)}
-        return {**kept, **own, "HF_HUB_DISABLE_TELEMETRY": "1", **variables}
+        own = {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(self.home), "HF_HUB_DISABLE_TELEMETRY": "1"}
+        patience = {"HF_HUB_DOWNLOAD_TIMEOUT": "100", "HF_HUB_ETAG_TIMEOUT": "100"}
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+        return {**kept, **own, **patience, "PYTHONPATH": path, **variables}
 
     def start(self, model: str = MODEL, revision: str | None = None, **variables: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", LOCATE, json.dumps([model, revision])]
@@ -169,10 +172,10 @@ def test_a_cut_connection_is_taken_up_where_it_broke(hub: Hub, machine: Machine)
 def test_a_killed_download_keeps_the_files_that_were_whole(hub: Hub, machine: Machine) -> None:
     hub.add(MODEL, LARGE)
     hub.failures.cuts = 1
-    hub.failures.stall_s = 30
+    hub.failures.stalls = True
     process = machine.start()
-    wait_for(lambda: {"config.json", "tokenizer.json"} <= names_under(machine.home))
-    wait_for(lambda: "model.safetensors" in hub.fetched())
+    assert eventually(lambda: {"config.json", "tokenizer.json"} <= names_under(machine.home))
+    assert eventually(lambda: "model.safetensors" in hub.fetched())
     process.kill()
     process.communicate()
     hub.failures.cuts = 0
@@ -187,23 +190,15 @@ def names_under(folder: Path) -> set[str]:
     return {file.name for file in folder.glob("hub/*/snapshots/*/*")}
 
 
-def wait_for(holds: Callable[[], bool]) -> None:
-    for _ in range(300):
-        if holds():
-            return
-        time.sleep(0.1)
-    pytest.fail("it did not come to that within 30 seconds")
-
-
 def test_ctrl_c_ends_a_download(hub: Hub, machine: Machine) -> None:
     hub.add(MODEL, LARGE)
     hub.failures.cuts = 1
-    hub.failures.stall_s = 30
+    hub.failures.stalls = True
     process = machine.start()
-    wait_for(lambda: {"config.json", "tokenizer.json"} <= names_under(machine.home))
+    assert eventually(lambda: {"config.json", "tokenizer.json"} <= names_under(machine.home))
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=hub.failures.stall_s / 2)
-    assert process.returncode != 0
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT
 
 
 def test_two_processes_fetch_at_once_and_each_file_once(hub: Hub, machine: Machine) -> None:
@@ -213,10 +208,39 @@ def test_two_processes_fetch_at_once_and_each_file_once(hub: Hub, machine: Machi
     assert sorted(hub.fetched()) == sorted(LARGE)
 
 
+LATE = """
+from threading import Event, Thread
+from engine.hub import _progress
+
+arrived, at_work, run = [], Event(), Thread.run
+
+def late(thread):
+    at_work.wait(60)
+    run(thread)
+
+Thread.run = late
+with _progress("fetching", 2000, lambda: sum(arrived)):
+    arrived.append(2000)
+    at_work.set()
+"""
+
+
+def test_what_is_to_come_is_said_right_by_a_thread_that_starts_late() -> None:
+    done = subprocess.run([sys.executable, "-c", LATE], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr.startswith("fetching 2.0 kB\n")
+
+
 def test_a_token_is_sent_to_the_hub_and_not_to_where_its_files_are(hub: Hub, machine: Machine) -> None:
     hub.add(MODEL, LARGE, private=True, gated=True)
     assert machine.locate(HF_TOKEN=TOKEN).kind == "hub"
     assert all(asked.authorized != asked.path.startswith("/large") for asked in hub.log)
+
+
+def read_terminal(ours: int) -> Iterator[bytes]:
+    """What is written at its other side, until nobody has that open any more."""
+    with suppress(OSError):  # That is how a terminal says so.
+        while piece := os.read(ours, 1 << 16):
+            yield piece
 
 
 def test_at_a_terminal_a_bar_is_drawn(hub: Hub, machine: Machine) -> None:
@@ -224,10 +248,11 @@ def test_at_a_terminal_a_bar_is_drawn(hub: Hub, machine: Machine) -> None:
     ours, theirs = pty.openpty()
     command = [sys.executable, "-c", LOCATE, json.dumps([MODEL])]
     environment = machine.environment(TERM="xterm", COLUMNS="100")
-    subprocess.run(command, env=environment, stderr=theirs, stdout=subprocess.DEVNULL, check=True, timeout=60)
-    os.close(theirs)
-    drawn = os.read(ours, 1 << 16).decode()
+    with subprocess.Popen(command, env=environment, stderr=theirs, stdout=subprocess.DEVNULL) as process:
+        os.close(theirs)
+        drawn = b"".join(read_terminal(ours)).decode()
     os.close(ours)
+    assert process.returncode == 0
     assert "━" in drawn
     assert "21.0/21.0 MB" in drawn
 

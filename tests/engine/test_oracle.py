@@ -13,6 +13,7 @@ from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.llm import LLM
 from engine.request import Event, FinishReason, SamplingParams
+from engine.submission import Submission
 from image.demo_tasks import counting
 
 REQUESTS = 200
@@ -76,11 +77,14 @@ def small_engine(pages: int, overlap: bool) -> Engine:
     )
 
 
-async def ask(engine: Engine, question: Question, abort_after: int | None) -> tuple[str, list[Event]]:
+def submit(engine: Engine, question: Question) -> Submission:
     template, tokenizer = engine.model.chat_template, engine.model.tokenizer
     assert template is not None
     prompt = tokenizer.encode(template.render(question.messages), add_special_tokens=False)
-    submission = engine.submit(prompt, GREEDY)
+    return engine.submit(prompt, GREEDY)
+
+
+async def read(engine: Engine, submission: Submission, abort_after: int | None) -> tuple[str, list[Event]]:
     text, ends, tokens = "", [], 0
     async for event in engine.stream(submission):
         text += event.text
@@ -94,9 +98,12 @@ async def ask(engine: Engine, question: Question, abort_after: int | None) -> tu
 
 
 async def ask_all(engine: Engine, questions: list[Question]) -> list[tuple[str, list[Event]]]:
+    """What becomes of each, all of them waiting when the engine starts."""
     draw = random.Random(11)
     aborts = [draw.randint(0, 6) if draw.random() < 0.2 else None for _ in questions]
-    return await asyncio.gather(*(ask(engine, *pair) for pair in zip(questions, aborts, strict=True)))
+    submissions = [submit(engine, question) for question in questions]
+    engine.start()
+    return await asyncio.gather(*(read(engine, *pair) for pair in zip(submissions, aborts, strict=True)))
 
 
 @pytest.mark.parametrize("overlap", [False, True], ids=["in turn", "overlapped"])
@@ -104,7 +111,6 @@ def test_two_hundred_at_once_in_a_small_pool_each_answer_as_if_alone(
     questions: list[Question], alone: dict[Question, str], overlap: bool
 ) -> None:
     engine = small_engine(90, overlap)
-    engine.start()
     try:
         results = asyncio.run(ask_all(engine, questions))
         statistics = engine.statistics()

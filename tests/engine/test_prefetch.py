@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from threading import Event
 
 import pytest
+from typing_extensions import Buffer
 
 from benchmarks.make_model import make_model
 from engine.prefetch import READERS, WINDOW, Prefetch, Read, _windows
@@ -56,7 +58,7 @@ def test_what_is_resident_is_not_read_again(model: Path) -> None:
     file.read_bytes()
     before = bytes_read()
     reads: list[Read] = []
-    Prefetch(model, reads.append).wait(60)
+    assert Prefetch(model, reads.append).wait(60)
     assert reads[0].resident_fraction > 0.99
     assert bytes_read() - before < file.stat().st_size / 10
 
@@ -68,7 +70,7 @@ def bytes_read() -> int:
 
 def test_no_more_memory_is_taken_than_the_windows(cold_file: Path) -> None:
     code = f"""
-import threading, time
+import os
 from pathlib import Path
 from engine.prefetch import Prefetch
 
@@ -76,11 +78,14 @@ def anonymous():
     [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon")]
     return int(line.split()[1]) * 1024
 
-before, most = anonymous(), 0
-reading = Prefetch(Path({str(cold_file.parent)!r}), lambda read: None)
-while not reading.wait(0.002):
-    most = max(most, anonymous())
-print(most - before)
+def noting(*arguments):
+    count = read(*arguments)
+    seen.append(anonymous())
+    return count
+
+before, seen, read, os.preadv = anonymous(), [], os.preadv, noting
+assert Prefetch(Path({str(cold_file.parent)!r}), lambda read: None).wait(60)
+print(max(seen) - before)
 """
     grown = int(run(code))
     assert 0 < grown < READERS["local"] * WINDOW + (4 << 20)
@@ -95,14 +100,26 @@ def test_a_folder_without_whole_weights_stops_nothing(tmp_path: Path, content: b
     if content is not None:
         (tmp_path / "model.safetensors").write_bytes(content)
     reads: list[Read] = []
-    assert Prefetch(tmp_path, reads.append).wait(10)
+    assert Prefetch(tmp_path, reads.append).wait(60)
     assert not reads
 
 
-def test_a_stopped_prefetch_leaves_the_rest(cold_file: Path) -> None:
+def test_a_stopped_prefetch_leaves_the_rest(cold_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, stopped, read = Event(), Event(), os.preadv
+
+    def held(number: int, buffers: Sequence[Buffer], offset: int, flags: int = 0) -> int:
+        count = read(number, buffers, offset, flags)
+        if not flags:  # Else it is a probe.
+            begun.set()
+            assert stopped.wait(60)
+        return count
+
+    monkeypatch.setattr(os, "preadv", held)
     reading = Prefetch(cold_file.parent, lambda read: None)
+    assert begun.wait(60)
     reading.stop()
-    assert reading.wait(10)
+    stopped.set()
+    assert reading.wait(60)
     assert resident(cold_file) < 0.9
 
 
@@ -128,12 +145,40 @@ def test_this_files_storage_is_named() -> None:
     assert medium(Path("/proc/self/status")) == "local"
 
 
-def test_evicted_weights_are_resident_before_the_import_of_torch_ends(cold_file: Path) -> None:
-    """Reading and importing overlap."""
-    command = ["-m", "pilotlight", "generate", str(cold_file.parent), "-p", "x", "--raw", "--max-tokens", "1", "--json"]
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=True)
-    spans = {span["name"]: span for span in json.loads(done.stdout)["boot"]["spans"]}
-    read, torch = spans["prefetch model.safetensors"], spans["import torch"]
-    assert read["detail"]["resident_fraction"] < 0.1
-    assert read["start_s"] < torch["end_s"] - 0.1
-    assert read["end_s"] < torch["end_s"]
+BESIDE = """
+import sys, time
+from pathlib import Path
+from threading import Event
+
+import engine.boot
+from engine.first_token import main
+from engine.residency import resident_fraction
+
+weights, begun, locate = Path(sys.argv[1]) / "model.safetensors", Event(), engine.boot.locate
+
+class Late:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            begun.set()
+            end = time.monotonic() + 60
+            while (share := resident_fraction(weights)) < 0.99 and time.monotonic() < end:
+                time.sleep(0.5)
+            print(share, file=sys.stderr)
+
+def located(*arguments):
+    assert begun.wait(60), "torch is not imported beside the model's other files"
+    return locate(*arguments)
+
+sys.meta_path.insert(0, Late())
+engine.boot.locate = located
+main()
+"""
+"""Boots to a first token, but does not look at the model's folder before torch is being imported, nor imports torch
+before all of the weights are in memory, or never come there. Says how much of them is."""
+
+
+def test_weights_torch_and_the_other_files_are_read_beside_each_other(cold_file: Path) -> None:
+    program = [sys.executable, "-c", BESIDE, str(cold_file.parent), "--kv-memory", str(64 << 20)]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stderr) >= 0.99

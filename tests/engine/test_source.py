@@ -142,8 +142,8 @@ def test_weights_that_are_there_twice_are_chosen_once(names: list[str], chosen: 
     assert chosen_weights(names) == chosen
 
 
-def test_importing_it_is_quick() -> None:
-    program = "import time; t = time.process_time(); import engine.source; print(time.process_time() - t)"
-    runs = [subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-            for _ in range(5)]
-    assert min(float(run.stdout) for run in runs) < 0.015
+def test_it_imports_nothing_heavy() -> None:
+    heavy = {"torch", "huggingface_hub", "httpx", "asyncio", "socket", "subprocess", "logging", "inspect", "json"}
+    program = "import sys, engine.source; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-S", "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) & heavy == set()

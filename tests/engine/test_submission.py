@@ -43,7 +43,7 @@ def test_nothing_is_lost_between_threads() -> None:
         sender.join()
         assert received == list(range(5000))
 
-    asyncio.run(asyncio.wait_for(work(), 20))
+    asyncio.run(asyncio.wait_for(work(), 60))
 
 
 def test_a_closed_loop_is_an_error() -> None:

@@ -145,10 +145,19 @@ def test_imports_that_take_long_are_recorded_one_within_the_other(packages: Path
     assert not named(watched, "import outer_package.part")
 
 
-def test_quick_imports_and_the_standard_librarys_are_left_out(packages: Path, watched: Timeline) -> None:
-    write_package(packages, "quick_package", "")
+def test_imports_that_are_quick_are_left_out(
+    packages: Path, watched: Timeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.imports.SHORTEST_S", 600.0)
+    write_package(packages, "quick_package", SLOW)
     import_module("quick_package")
-    import_module("this" if "this" not in sys.modules else "antigravity")
+    assert [span.name for span in watched.spans] == ["interpreter"]
+
+
+def test_the_standard_librarys_imports_are_left_out(watched: Timeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.imports.SHORTEST_S", 0.0)
+    monkeypatch.delitem(sys.modules, "this", raising=False)
+    import_module("this")
     assert [span.name for span in watched.spans] == ["interpreter"]
 
 

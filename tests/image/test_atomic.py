@@ -8,7 +8,8 @@ import resource
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,19 @@ from tests.disks import small_disk
 
 ROOT = Path(__file__).parent.parent.parent
 PROGRAM = [sys.executable, str(ROOT / "pilotlight.py"), "bake"]
+HELD = """
+import contextlib, signal, sys
+import image.progress
+import pilotlight
+
+def hold(count):
+    print(count, flush=True)
+    signal.pause()
+
+image.progress.byte_progress = lambda what, total: contextlib.nullcontext(hold)
+pilotlight.main()
+"""
+"""`pilotlight` that stops in the middle of its work, once it has said how many bytes are done."""
 NEEDED = 2_400_000
 """Bytes that the baked demo model takes, and not many more."""
 
@@ -29,20 +43,27 @@ def baked_folders(home: Path) -> list[Path]:
     return [path.parent for path in home.rglob(MANIFEST)]
 
 
-def wait_for(path: Path, size: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
-    while not path.exists() or path.stat().st_size < size:
-        assert process.poll() is None, "the bake has ended"
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+@contextmanager
+def held_bake(source: Path, out: Path) -> Iterator[subprocess.Popen[str]]:
+    """A bake that has begun to write the weights, and does not go on."""
+    command = [sys.executable, "-c", HELD, "bake", str(source), str(out)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as bake:
+        try:
+            assert bake.stdout is not None
+            assert int(bake.stdout.readline()) > 0
+            assert out.with_name(f".{out.name}.baking").is_dir()
+            yield bake
+            bake.wait(60)
+        finally:
+            bake.kill()
 
 
 def test_a_kill_in_the_middle_leaves_nothing_baked_and_the_next_bake_succeeds(tmp_path: Path, large: Path) -> None:
     out = tmp_path / "home" / "out"
-    process = subprocess.Popen([*PROGRAM, str(large), str(out)])
-    wait_for(out.with_name(".out.baking") / "model.safetensors", 1 << 20, process)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait(timeout=60) == -signal.SIGKILL
+    with held_bake(large, out) as process:
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
     assert baked_folders(tmp_path) == []
     assert not out.exists()
     bake("demo", out)
@@ -52,12 +73,9 @@ def test_a_kill_in_the_middle_leaves_nothing_baked_and_the_next_bake_succeeds(tm
 
 def test_an_interrupt_cleans_up_after_itself(tmp_path: Path, large: Path) -> None:
     out = tmp_path / "home" / "out"
-    process = subprocess.Popen([*PROGRAM, str(large), str(out)], stderr=subprocess.DEVNULL)
-    wait_for(out.with_name(".out.baking") / "model.safetensors", 1 << 12, process)
-    process.send_signal(signal.SIGSTOP)  # Else it might be done before the interrupt comes.
-    process.send_signal(signal.SIGINT)
-    process.send_signal(signal.SIGCONT)
-    assert process.wait(timeout=60) != 0
+    with held_bake(large, out) as process:
+        process.send_signal(signal.SIGINT)
+    assert process.returncode == 130
     assert list(out.parent.iterdir()) == []
 
 
