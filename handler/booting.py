@@ -178,5 +178,6 @@ class Boot:
             self._engine.set_exception(error)
         else:
             self.ready_s = self.timeline.now()
-            self._engine.set_result(engine)
+            # First of all, so that whoever sees the worker at work finds the line in its log.
             _log.info("ready after %.2f s: %s", self.ready_s, self.timeline.line())
+            self._engine.set_result(engine)

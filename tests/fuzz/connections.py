@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.fuzz.effort import effort
 from tests.fuzz.tally import Tally
 
-END_S = 10.0
+END_S = 60.0
 """After its client has said all, a connection must end in so long."""
 PATIENCE_S = 0.05
 """How long the first bytes of an answer are waited for where the client does not end."""

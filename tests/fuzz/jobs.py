@@ -12,8 +12,8 @@ from tests.fuzz.effort import effort
 from tests.fuzz.job_bodies import BODIES
 from tests.fuzz.tally import Tally
 
-HANG_S = 30.0
-WAIT_MS = 20_000
+HANG_S = 90.0
+WAIT_MS = 60_000
 """How long `/runsync` may wait: a job that then is in no final state hangs."""
 
 FINAL = {"COMPLETED", "FAILED", "TIMED_OUT"}

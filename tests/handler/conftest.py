@@ -8,15 +8,22 @@ import httpx
 import pytest
 from openai import OpenAI
 
+from tests.handler.brake import Brake
 from tests.handler.processes import Server, serving
 
 KEY, OTHER_KEY = "first-key", "second-key"
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
+def brake(tmp_path_factory: pytest.TempPathFactory) -> Brake:
+    """Of the server that tests share."""
+    return Brake(tmp_path_factory.mktemp("brake"))
+
+
+@pytest.fixture(scope="session")
+def server(brake: Brake) -> Iterator[Server]:
     """A server that is ready, and knows two keys."""
-    with serving(api_key=f"{KEY},{OTHER_KEY}", max_choices="16") as started:
+    with serving(api_key=f"{KEY},{OTHER_KEY}", max_choices="16", more=brake.environment) as started:
         started.await_ready()
         yield started
 

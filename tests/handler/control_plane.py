@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 import time
 from collections import defaultdict, deque
@@ -18,7 +19,7 @@ from typing import Any, Literal
 
 from aiohttp import web
 
-from tests.handler.processes import eventually, free_port
+from tests.handler.processes import START_S, eventually
 
 KEY = "worker-key"
 WORKER = "pod7"
@@ -75,13 +76,13 @@ class ControlPlane:
 
     Attributes:
         round_trip_s: how long every message to it and its answer take together.
-        poll_s: how long it holds an empty poll.
+        poll_s: how long it holds an empty poll; those that are open heed a change.
         handed: when each job was handed out last, in monotonic seconds.
         seen: every request.
     """
 
     def __init__(self, round_trip_s: float = 0.0, poll_s: float = POLL_S) -> None:
-        self.port = free_port()
+        self.port = 0
         self.round_trip_s = round_trip_s
         self.poll_s = poll_s
         self.results: dict[str, Result] = defaultdict(Result)
@@ -111,7 +112,7 @@ class ControlPlane:
         assert self.ended(job_id), f"{job_id} came to no end"
         return self.results[job_id]
 
-    def ended(self, *job_ids: str, within_s: float = 60.0) -> bool:
+    def ended(self, *job_ids: str, within_s: float = START_S) -> bool:
         """Whether each of these has a result, in so many seconds."""
         return eventually(lambda: all(self.results[job_id].done is not None for job_id in job_ids), within_s)
 
@@ -146,24 +147,26 @@ class ControlPlane:
     @contextmanager
     def listening(self) -> Iterator[ControlPlane]:
         """Serve in a thread."""
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.port = listener.getsockname()[1]
         loop, stop, started = asyncio.new_event_loop(), asyncio.Event(), threading.Event()
 
         async def serve() -> None:
             runner = web.AppRunner(self._app(), handler_cancellation=True, shutdown_timeout=0.1)
             await runner.setup()
-            await web.TCPSite(runner, "127.0.0.1", self.port).start()
+            await web.SockSite(runner, listener).start()
             started.set()
             await stop.wait()
             await runner.cleanup()
 
         thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True)
         thread.start()
-        assert started.wait(10)
+        assert started.wait(START_S)
         try:
             yield self
         finally:
             loop.call_soon_threadsafe(stop.set)
-            thread.join(10)
+            thread.join(START_S)
             loop.close()
 
     def _app(self) -> web.Application:
@@ -213,7 +216,8 @@ class ControlPlane:
         return web.json_response({"jobsToStop": [self._stops.popleft()]})
 
     async def _hold(self, waited_for: deque[Any]) -> None:
-        for _ in range(int(self.poll_s / 0.01)):
+        began = time.monotonic()
+        while time.monotonic() < began + self.poll_s:
             if waited_for:
                 return
             await asyncio.sleep(0.01)

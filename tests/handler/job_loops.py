@@ -10,12 +10,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
+from tests.handler.brake import Brake
 from tests.handler.control_plane import POLL_S, ControlPlane, Fault
 from tests.handler.processes import Process, eventually, running
 
@@ -38,13 +39,15 @@ class Found:
 
     Attributes:
         lost: jobs that were handed out and came to no result, of `jobs` that were.
-        rate: requests a second to the route that failed.
+        asked: requests to the route that failed.
+        rate: those requests a second.
         seconds: what the scenario measures, if it measures a time.
         said: what was answered where a result could not be.
     """
 
     jobs: int = 0
     lost: int = 0
+    asked: int = 0
     rate: float = 0.0
     seconds: float = 0.0
     said: str = ""
@@ -90,49 +93,54 @@ def _is_right(plane: ControlPlane, name: str) -> bool:
     )
 
 
+MANY: Final = 60
+"""Requests in a few seconds that only one makes who does not wait in between."""
+
+
 def take_fails(plane: ControlPlane, fault: Fault, seconds: float = 3.0) -> Found:
-    """The queue cannot be asked for a while; a job waits there."""
+    """The queue cannot be asked for so long, or until it was asked `MANY` times; a job waits there."""
     name = f"patient {time.monotonic()}"
     with plane.failing("take", fault):
         time.sleep(POLL_S + 0.1)  # Until the poll that is open ends.
         began = time.monotonic()
         plane.put(name, COUNT)
-        time.sleep(seconds)
-        asked = plane.asked("take", since=began)
-    return Found(1, int(not plane.ended(name)), len(asked) / seconds)
+        eventually(lambda: len(plane.asked("take", since=began)) >= MANY, seconds)
+        asked, passed_s = plane.asked("take", since=began), time.monotonic() - began
+    return Found(1, int(not plane.ended(name)), len(asked), len(asked) / passed_s)
 
 
-def done_fails(plane: ControlPlane, fault: Fault, seconds: float, then_s: float = 8.0) -> Found:
-    """Results are not accepted for a while from the first on; `then_s` is how long one is waited for after that."""
+def done_fails(plane: ControlPlane, fault: Fault, seconds: float, tries: int = 1, then_s: float = 8.0) -> Found:
+    """Results are not accepted for a while after so many tries; `then_s` is how long one is waited for after that."""
     name, began = f"undelivered {time.monotonic()}", time.monotonic()
     with plane.failing("done", fault):
         plane.put(name, long(200))
-        assert eventually(lambda: plane.asked("done", since=began))
+        assert eventually(lambda: len(plane.asked("done", since=began)) >= tries)
         time.sleep(seconds)
-        asked = plane.asked("done", since=began)
+        asked, passed_s = plane.asked("done", since=began), time.monotonic() - began
     plane.ended(name, within_s=then_s)
     done = plane.results[name].done
-    return Found(1, int(done is None), len(asked) / seconds, said=(done or {}).get("error", ""))
+    return Found(1, int(done is None), len(asked), len(asked) / passed_s, said=(done or {}).get("error", ""))
 
 
 def without_input(plane: ControlPlane) -> Found:
     """A job that has no input at all."""
     plane.put_raw({"id": "no input"})
-    plane.ended("no input", within_s=3)
+    plane.ended("no input")
     done = plane.results["no input"].done
     return Found(1, int(done is None), said=(done or {}).get("error", ""))
 
 
 def cancel(plane: ControlPlane) -> Found:
-    """A running job is stopped; how long until nothing more comes, and the next job is well."""
+    """A running job is stopped; how long until nothing more came, and the next job is well."""
     plane.put("cancelled", long(2000))
     assert eventually(lambda: plane.results["cancelled"].streamed)
     plane.stop_job("cancelled")
     began = time.monotonic()
-    assert eventually(lambda: plane.asked(since=began) and _silent(plane, "cancelled"))
-    seconds = time.monotonic() - began
+    # Whoever asks for the second time has had an answer to the first.
+    assert eventually(lambda: len(plane.asked("stop", since=began)) >= 2 and _silent(plane, "cancelled"))
+    last = max(seen.at for seen in plane.asked("stream") if seen.job == "cancelled")
     assert plane.results["cancelled"].done is None, "the platform knows already"
-    return Found(seconds=seconds - _SILENCE_S)
+    return Found(seconds=max(0.0, last - began))
 
 
 _SILENCE_S: Final = 0.5
@@ -164,17 +172,20 @@ def ends_idle(plane: ControlPlane, process: Process) -> Found:
     return Found(seconds=time.monotonic() - began, said=f"exit {status}")
 
 
-def ends_at_work(plane: ControlPlane, process: Process) -> Found:
-    """SIGTERM amid six streams, and another job comes right after it."""
+def ends_at_work(plane: ControlPlane, process: Process, brake: Brake | None = None) -> Found:
+    """SIGTERM amid six streams, and another job comes soon after it."""
     names = [f"under way {number}" for number in range(6)]
-    for name in names:
-        plane.put(name, long(300))
-    assert eventually(lambda: all(plane.results[name].streamed for name in names))
-    time.sleep(1.2)  # A poll is open again.
-    began = time.monotonic()
-    process.popen.send_signal(signal.SIGTERM)
-    time.sleep(0.1)
-    plane.put("late", COUNT)
+    with brake.held() if brake else nullcontext():
+        for name in names:
+            plane.put(name, long(300))
+        assert eventually(lambda: all(plane.results[name].streamed for name in names))
+        assert eventually(lambda: plane.asked("take", since=max(plane.handed[name] for name in names)))
+        began = time.monotonic()
+        process.popen.send_signal(signal.SIGTERM)
+        # By then it has heard the signal: pieces of one job come one after the other.
+        assert eventually(lambda: _pieces(plane, names[0], began) >= _PIECES or process.popen.poll() is not None)
+        plane.put("late", COUNT)
+    plane.poll_s = 0.0
     status = process.wait()
     seconds = time.monotonic() - began
     time.sleep(0.2)
@@ -183,14 +194,29 @@ def ends_at_work(plane: ControlPlane, process: Process) -> Found:
     return Found(len(handed), len(lost), seconds=seconds, said=f"exit {status}")
 
 
+_PIECES: Final = 6
+
+
+def _pieces(plane: ControlPlane, job: str, since: float) -> int:
+    return len([seen for seen in plane.asked("stream", since=since) if seen.job == job])
+
+
 def killed(plane: ControlPlane, process: Process) -> Found:
-    """SIGKILL; how many signs of life come later than a second after it."""
+    """SIGKILL; how many signs of life come once there was time for some, a minute at most."""
     assert eventually(lambda: plane.pings)
     process.stop(signal.SIGKILL)
-    time.sleep(1)
-    since = time.monotonic()
-    time.sleep(2.5)
-    return Found(said=f"{len(plane.asked('ping', since=since))} signs of life")
+    began = time.monotonic()
+    eventually(lambda: _quiet_since(plane, began))
+    return Found(said=f"{len(plane.asked('ping', since=time.monotonic() - _PINGS_S))} signs of life")
+
+
+_PINGS_S: Final = 2.5
+"""In so long a living worker pings twice."""
+
+
+def _quiet_since(plane: ControlPlane, began: float) -> bool:
+    now = time.monotonic()
+    return now > began + _PINGS_S and not plane.asked("ping", since=now - _PINGS_S)
 
 
 LASTING: Final[Mapping[str, Callable[[ControlPlane], Found]]] = MappingProxyType({

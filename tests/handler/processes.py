@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
@@ -25,6 +25,8 @@ SMALL = {"PILOTLIGHT_KV_MEMORY": "64MiB"}
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 LISTENING = re.compile(r"listening on (http://\S+)")
+LISTENS = "0A"
+"""The state in /proc/net/tcp."""
 
 T = TypeVar("T")
 
@@ -106,15 +108,39 @@ def running(
 
 
 @contextmanager
-def serving(*arguments: str, **environment: str) -> Iterator[Server]:
-    """A server; variables are given without their `PILOTLIGHT_`."""
+def serving(*arguments: str, more: Mapping[str, str] = NOTHING, **environment: str) -> Iterator[Server]:
+    """A server; variables are given without their `PILOTLIGHT_`, those in `more` as they are."""
     variables = {f"PILOTLIGHT_{name.upper()}": value for name, value in environment.items()}
-    with running(Server, "-m", "pilotlight", "serve", "--port", "0", *arguments, environment=variables) as server:
+    command = ("-m", "pilotlight", "serve", "--port", "0", *arguments)
+    with running(Server, *command, environment={**variables, **more}) as server:
         yield server
 
 
+def port_of(process: int) -> int | None:
+    """Where a process listens, by what the kernel tells of its sockets; None while it does not."""
+    with suppress(OSError):
+        held = {str(link.readlink()) for link in Path(f"/proc/{process}/fd").iterdir()}
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            _, address, _, state, *rest = line.split()
+            if state == LISTENS and f"socket:[{rest[5]}]" in held:
+                return int(address.rpartition(":")[2], 16)
+    return None
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    """A port for somebody who is told its number.
+
+    An ended connection keeps it from whoever takes any port, for a minute.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
+        server.accept()[0].close()
+        port: int = server.getsockname()[1]
         return port
+
+
+@contextmanager
+def deaf_port() -> Iterator[int]:
+    """A port at which nobody listens, and nobody else can meanwhile."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]

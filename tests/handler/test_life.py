@@ -6,15 +6,15 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.handler.processes import ROOT, Process, Server, eventually, running, serving
+from tests.handler.brake import Brake
+from tests.handler.processes import ROOT, START_S, Process, Server, eventually, port_of, running, serving
 
 CHAT = "/v1/chat/completions"
 COUNT = {"messages": [{"role": "user", "content": "Count from 3 to 7."}]}
@@ -23,8 +23,14 @@ SECRET = "xylophone"
 FAULTY = str(Path(__file__).parent / "faulty.py")
 
 
-def test_listens_from_the_start_and_becomes_ready() -> None:
-    with serving() as server, server.client() as client:
+@pytest.fixture
+def own_brake(tmp_path: Path) -> Brake:
+    """Of a test's own server."""
+    return Brake(tmp_path)
+
+
+def test_listens_from_the_start_and_becomes_ready(own_brake: Brake) -> None:
+    with own_brake.held(), serving(more=own_brake.environment) as server, server.client() as client:
         assert client.get("/ping").status_code == 204
         assert "without an API key" not in server.output
         assert client.get("/health").json()["status"] == "starting"
@@ -32,6 +38,7 @@ def test_listens_from_the_start_and_becomes_ready() -> None:
         assert early.status_code == 503
         assert int(early.headers["Retry-After"]) > 0
         assert early.json()["error"]["code"] == "not_ready"
+        own_brake.off()
         server.await_ready()
         health = client.get("/health").json()
         assert health["status"] == "ready"
@@ -41,29 +48,30 @@ def test_listens_from_the_start_and_becomes_ready() -> None:
         assert server.stop() == 0
 
 
-def test_finishes_what_runs_after_sigterm() -> None:
-    with serving() as server:
+def test_finishes_what_runs_after_sigterm(own_brake: Brake) -> None:
+    with serving(more=own_brake.environment) as server:
         server.await_ready()
-        with server.client() as client, ThreadPoolExecutor() as pool:
+        with server.client() as client, ThreadPoolExecutor() as pool, own_brake.held():
             whole = pool.submit(client.post, CHAT, json=LONG)
             stream = pool.submit(client.post, CHAT, json={**LONG, "stream": True})
             assert eventually(lambda: server.statistics()["running"] == 2)
-            assert server.stop() == 0
+            server.popen.send_signal(signal.SIGTERM)
+            assert eventually(lambda: "Shutting down" in server.output)
+            own_brake.off()
+            assert server.wait() == 0
             assert whole.result().json()["usage"]["completion_tokens"] == 300
             assert stream.result().text.endswith("data: [DONE]\n\n")
 
 
-def test_grace_is_bounded() -> None:
-    with serving(grace="1") as server:
+def test_grace_is_bounded(own_brake: Brake) -> None:
+    with serving(grace="1", more=own_brake.environment) as server:
         server.await_ready()
-        with server.client() as client, ThreadPoolExecutor() as pool:
+        with server.client() as client, ThreadPoolExecutor() as pool, own_brake.held():
             endless = {**LONG, "max_tokens": 2000}
             whole = pool.submit(client.post, CHAT, json=endless)
             stream = pool.submit(client.post, CHAT, json={**endless, "stream": True})
             assert eventually(lambda: server.statistics()["running"] == 2)
-            start = time.monotonic()
             assert server.stop() == 0
-            assert time.monotonic() - start < 30
             assert whole.result().status_code == 503
             assert whole.result().json()["error"]["code"] == "aborted"
             assert "the server is shutting down" in stream.result().text
@@ -71,17 +79,15 @@ def test_grace_is_bounded() -> None:
             assert "Traceback" not in server.output
 
 
-def test_a_second_interrupt_ends_the_grace() -> None:
-    with serving(grace="60") as server:
+def test_a_second_interrupt_ends_the_grace(own_brake: Brake) -> None:
+    with serving(grace="600", more=own_brake.environment) as server:
         server.await_ready()
-        with server.client() as client, ThreadPoolExecutor() as pool:
+        with server.client() as client, ThreadPoolExecutor() as pool, own_brake.held():
             cut = pool.submit(client.post, CHAT, json={**LONG, "max_tokens": 2000})
             assert eventually(lambda: server.statistics()["running"] == 1)
             server.popen.send_signal(signal.SIGINT)
             assert eventually(lambda: "Shutting down" in server.output)
-            start = time.monotonic()
             assert server.stop(signal.SIGINT) == 0
-            assert time.monotonic() - start < 30
             assert cut.result().status_code == 503
             assert "Traceback" not in server.output
 
@@ -102,10 +108,18 @@ def test_device_error_turns_health_to_503_and_ends_the_process() -> None:
             lost = client.post(CHAT, json={**COUNT, "user": "x", "seed": 666})
             assert lost.status_code == 500
             assert "device" in lost.json()["error"]["message"]
-            assert client.get("/health").status_code == 503
-            assert client.get("/ping").status_code == 503
-            assert client.post(CHAT, json=COUNT).status_code == 503
+            for path in ("/health", "/ping"):
+                assert status_or_gone(lambda: client.get(path)) in (503, None)  # noqa: B023
+            assert status_or_gone(lambda: client.post(CHAT, json=COUNT)) in (503, None)
         assert server.wait() == 1
+
+
+def status_or_gone(ask: Callable[[], httpx.Response]) -> int | None:
+    """The answer's status; None from a server that has ended, as this one does soon."""
+    try:
+        return ask().status_code
+    except httpx.TransportError:
+        return None
 
 
 def test_prompts_and_answers_stay_out_of_the_log(server: Server, http: httpx.Client) -> None:
@@ -118,18 +132,15 @@ def test_prompts_and_answers_stay_out_of_the_log(server: Server, http: httpx.Cli
     assert SECRET not in server.output
 
 
-@pytest.fixture(scope="module")
-def strict() -> Iterator[httpx.Client]:
-    """A server that takes one request at a time, and lets one wait."""
+def test_full_queue_is_429(own_brake: Brake) -> None:
     limits = {"max_waiting": "1", "max_running": "1", "token_budget": "16"}
-    with serving(**limits) as server, server.client() as client:
+    with serving(more=own_brake.environment, **limits) as server, server.client() as client:
         server.await_ready()
-        yield client
-
-
-def test_full_queue_is_429(strict: httpx.Client) -> None:
-    with ThreadPoolExecutor() as pool:
-        answers = list(pool.map(lambda _: strict.post(CHAT, json={**LONG, "max_tokens": 20}), range(8)))
+        with ThreadPoolExecutor(8) as pool, own_brake.held():
+            asked = [pool.submit(client.post, CHAT, json=LONG) for _ in range(8)]
+            assert eventually(lambda: sum(one.done() for one in asked) == 6), "one runs and one waits"
+            own_brake.off()
+            answers = [one.result() for one in asked]
     refused = [answer for answer in answers if answer.status_code == 429]
     assert refused
     assert refused[0].headers["Retry-After"]
@@ -150,7 +161,8 @@ def test_time_limit_is_504() -> None:
 )
 def test_warns_when_others_can_reach_it_without_a_key(key: str, warned: bool) -> None:
     with serving(host="0.0.0.0", api_key=key) as server:
-        assert server.url
+        with server.client() as client:
+            assert client.get("/ping").is_success, "all that is said at the start has been said"
         assert ("without an API key" in server.output) == warned
 
 
@@ -175,16 +187,14 @@ def test_bad_settings_are_one_line_and_exit_1(environment: dict[str, str], line:
 
 
 def test_closed_standard_streams_change_nothing() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    command = f'exec "$0" -m pilotlight serve --port {port} <&- >&- 2>&-'
+    command = 'exec "$0" -m pilotlight serve --port 0 <&- >&- 2>&-'
     process = subprocess.Popen(["sh", "-c", command, sys.executable], cwd=ROOT)
     try:
+        port = eventually(lambda: port_of(process.pid))
         with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
             assert eventually(lambda: answers_ping(client))
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(START_S) == 0
     finally:
         process.kill()
 

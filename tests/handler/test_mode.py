@@ -11,7 +11,7 @@ import pytest
 
 from handler.healthcheck import find_server
 from handler.mode import Mode, choose_mode, meaningless
-from tests.handler.processes import ROOT, Server, eventually, free_port, running
+from tests.handler.processes import ROOT, Server, deaf_port, eventually, free_port, running
 
 QUEUE = {"RUNPOD_WEBHOOK_GET_JOB": "http://127.0.0.1/job-take/$ID"}
 
@@ -83,7 +83,8 @@ def test_what_the_health_check_asks(environment: dict[str, str], address: tuple[
 
 
 def test_the_health_check_fails_where_nothing_listens() -> None:
-    assert check_health(free_port()) == 1
+    with deaf_port() as port:
+        assert check_health(port) == 1
 
 
 def check_health(port: int) -> int:
@@ -95,7 +96,7 @@ def test_it_serves_where_nothing_else_is_asked_for() -> None:
     with running(Server, "-m", "handler", environment={"PILOTLIGHT_PORT": "0"}) as server:
         server.await_ready()
         assert server.url.startswith("http://127.0.0.1:")
-        assert check_health(httpx.URL(server.url).port or 0) == 0
+        assert eventually(lambda: check_health(httpx.URL(server.url).port or 0) == 0)
         assert server.stop() == 0
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.handler.brake import Brake
 from tests.handler.control_plane import ControlPlane, Fault
 from tests.handler.job_loops import COUNT, long, worker
 from tests.handler.processes import Process, eventually, running
@@ -39,43 +40,47 @@ def test_a_worker_that_cannot_deliver_takes_no_more_jobs_than_it_may_have(plane:
     with worker(plane, "native", MAX_CONCURRENCY="3"), plane.failing("done", Fault(503)):
         for number in range(6):
             plane.put(f"job {number}", {"warmup": True})
-        time.sleep(3)
-        assert len([name for name in plane.handed if name.startswith("job")]) == 3
+        assert eventually(lambda: len(jobs_of(plane)) == 3)
+        time.sleep(2)
+        assert len(jobs_of(plane)) == 3
 
 
-def test_what_is_not_finished_within_the_grace_is_left_to_another_worker(plane: ControlPlane) -> None:
-    with worker(plane, "native", PILOTLIGHT_GRACE="2") as process:
+def jobs_of(plane: ControlPlane) -> list[str]:
+    return [name for name in list(plane.handed) if name.startswith("job")]
+
+
+def test_what_is_not_finished_within_the_grace_is_left_to_another_worker(plane: ControlPlane, tmp_path: Path) -> None:
+    brake = Brake(tmp_path)
+    with worker(plane, "native", PILOTLIGHT_GRACE="2", **brake.environment) as process, brake.held():
         for number in range(30):
             plane.put(f"long {number}", long(1900))
-        assert eventually(lambda: len(plane.handed) > 20)
-        began = time.monotonic()
+        assert eventually(lambda: len(plane.handed) > 6)
         assert process.stop() == 0
-        assert time.monotonic() - began < 20
         unanswered = [name for name in plane.handed if plane.results[name].done is None]
         assert unanswered
         assert all(name in process.output for name in unanswered)
         assert [result for result in plane.results.values() if result.done and "error" in result.done] == []
 
 
-def test_a_second_signal_waits_for_no_job(plane: ControlPlane) -> None:
-    with worker(plane, "native") as process:
+def test_a_second_signal_waits_for_no_job(plane: ControlPlane, tmp_path: Path) -> None:
+    brake = Brake(tmp_path)
+    with worker(plane, "native", PILOTLIGHT_GRACE="600", **brake.environment) as process, brake.held():
         for number in range(30):
             plane.put(f"long {number}", long(1900))
-        assert eventually(lambda: len(plane.handed) > 20)
+        assert eventually(lambda: len(plane.handed) > 6)
         process.popen.send_signal(signal.SIGTERM)
         assert eventually(lambda: "told to end" in process.output)
-        began = time.monotonic()
         assert process.stop() == 0
-        assert time.monotonic() - began < 20
 
 
 def test_one_that_is_told_to_end_while_it_boots_ends_at_once(plane: ControlPlane, tmp_path: Path) -> None:
-    journal = tmp_path / "journal"
-    environment = {**plane.environment(), "PILOTLIGHT_JOB_LOOP": "native", "PILOTLIGHT_JOURNAL": str(journal)}
+    journal, brake = tmp_path / "journal", Brake(tmp_path)
+    native = {"PILOTLIGHT_JOB_LOOP": "native", "PILOTLIGHT_JOURNAL": str(journal)}
+    environment = {**plane.environment(), **native, **brake.environment}
     plane.put("never begun", COUNT)
-    with running(Process, "-m", "handler", environment=environment) as process:
-        assert eventually(lambda: any(journal.glob("*")), 20)
-        time.sleep(0.2)  # The journal is made a moment before the signals' handler.
+    with brake.held(), running(Process, "-m", "handler", environment=environment) as process:
+        assert eventually(lambda: any(journal.glob("*")))
+        time.sleep(0.2)  # The journal is made a moment before the signals' last handler; the first ends it as well.
         assert process.stop() == 0
         assert "Traceback" not in process.output
     assert plane.asked("take") == []
@@ -85,7 +90,7 @@ def test_a_model_that_cannot_be_booted_is_reported(plane: ControlPlane) -> None:
     environment = plane.environment() | {"MODEL_NAME": "/nowhere/at/all", "PILOTLIGHT_JOB_LOOP": "native"}
     with running(Process, "-m", "handler", environment=environment) as process:
         assert process.wait() == 1
-    [ping] = plane.pings
+    [ping] = eventually(lambda: list(plane.pings))
     assert (ping["status"], ping["check"]) == ("unhealthy", "model_boots")
     assert "/nowhere/at/all" in ping["reason"]
     assert plane.asked("take") == []
@@ -120,4 +125,5 @@ def test_what_the_engine_makes_during_a_round_trip_goes_into_one_piece() -> None
         streamed = plane.run("streamed", long(200))
         assert streamed.done is not None
         assert streamed.streamed == streamed.done["output"]
-        assert 1 < len(streamed.streamed) < 20, "stop and wait would be 200 pieces, or as many as job_batch_ms allows"
+        seconds = streamed.done_at - plane.handed["streamed"]
+        assert len(streamed.streamed) < 3 + seconds, "stop and wait would be 200 pieces, or one in job_batch_ms"

@@ -87,14 +87,14 @@ def test_pauses_grow_with_failures_and_end_with_a_success() -> None:
         for _ in range(3):
             starts.append(await pace.turn())
             pace.failed(starts[-1])
+        assert not pace.is_clear
         pace.gained()
-        starts.append(await pace.turn())
+        assert pace.is_clear
         return [later - earlier for earlier, later in pairwise(starts)]
 
-    first, second, third = asyncio.run(measure())
-    assert 1 <= first < 10
-    assert 2 <= second < 20
-    assert third < 1, "no pause, of which the shortest is a second"
+    first, second = asyncio.run(measure())
+    assert 1 <= first < 30
+    assert 2 <= second < 30
 
 
 def test_failures_at_the_same_time_count_once_and_those_who_wait_come_one_by_one() -> None:
@@ -106,7 +106,7 @@ def test_failures_at_the_same_time_count_once_and_those_who_wait_come_one_by_one
         return [await pace.turn() - began[0] for _ in range(2)]
 
     first, second = asyncio.run(measure())
-    assert first < 2, "the pause after one failure"
+    assert first < 25, "the pause after one failure; after many it is 30 s"
     assert second - first >= 0.9
 
 
@@ -117,7 +117,7 @@ def test_an_empty_answer_is_followed_by_a_second_of_peace() -> None:
         pace.empty(began)
         return await pace.turn() - began
 
-    assert 0.9 <= asyncio.run(measure()) < 10
+    assert 0.9 <= asyncio.run(measure()) < 30
 
 
 # Polls.
@@ -145,18 +145,22 @@ async def polling_of(answer: Answer) -> AsyncIterator[tuple[Poll, str]]:
         server.close()
 
 
-async def answer_late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """The job is written when the other side has just hung up."""
-    assert await reader.read() == b""
-    writer.write(JOB)
-    await writer.drain()
+def test_a_job_that_comes_while_the_poll_is_left_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(polling, "LAST_ANSWER_S", 60.0)
 
-
-def test_a_job_that_comes_while_the_poll_is_left_is_not_lost() -> None:
     async def leave() -> object:
+        asked = asyncio.Event()
+
+        async def answer_late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            """The job is written when the other side has just hung up."""
+            asked.set()
+            assert await reader.read() == b""
+            writer.write(JOB)
+            await writer.drain()
+
         async with polling_of(answer_late) as (poll, url):
             asking = asyncio.create_task(poll.ask(url))
-            await asyncio.sleep(0.1)
+            await asked.wait()
             poll.leave()
             return await asking
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.handler.brake import Brake
 from tests.handler.processes import Process, eventually, running
 from tests.local.endpoint import LocalEndpoint
 
@@ -18,11 +19,19 @@ def endpoint() -> Iterator[LocalEndpoint]:
 
 
 @pytest.fixture(scope="module")
-def served() -> Iterator[LocalEndpoint]:
+def brake(tmp_path_factory: pytest.TempPathFactory) -> Brake:
+    """Of that worker."""
+    return Brake(tmp_path_factory.mktemp("brake"))
+
+
+@pytest.fixture(scope="module")
+def served(brake: Brake) -> Iterator[LocalEndpoint]:
     """With one real worker, `python -m handler` and the demo model, that is ready."""
     with (
         LocalEndpoint().listening() as listening,
-        running(Process, "-m", "handler", environment=listening.environment("pod1")) as worker,
+        running(
+            Process, "-m", "handler", environment={**listening.environment("pod1"), **brake.environment}
+        ) as worker,
     ):
         assert eventually(lambda: listening.crew.asked), worker.output
         yield listening

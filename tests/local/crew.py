@@ -19,14 +19,14 @@ from handler.local.scaler import Scaling
 from handler.local.worker import Worker, WorkerState
 from handler.local.workers import Workers
 
-PATIENT = "import time; time.sleep(60)"
+PATIENT = "import time; time.sleep(600)"
 """A worker that does nothing until SIGTERM ends it."""
 
 STUBBORN = """
 import signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print('set', flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 FAILING = "import sys; sys.exit('the model is not there')"
 COUNTING = """
@@ -73,7 +73,7 @@ class Crew:
         await becomes(lambda: not self.all())
 
 
-async def becomes(read: Callable[[], object], seconds: float = 30.0) -> None:
+async def becomes(read: Callable[[], object], seconds: float = 60.0) -> None:
     """Wait until it is true."""
     end = time.monotonic() + seconds
     while not read():

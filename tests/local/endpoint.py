@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
 import uvicorn
@@ -21,7 +22,7 @@ from handler.local.faults import Faults
 from handler.local.listening import BOUNDS, server_config
 from handler.local.parts import EndpointSettings
 from handler.local.queue import JobQueue
-from tests.handler.processes import eventually, free_port
+from tests.handler.processes import START_S, eventually
 
 KEY = "worker-key"
 T = TypeVar("T")
@@ -58,8 +59,7 @@ class LocalEndpoint:
     def __init__(
         self, folder: Path | None = None, settings: EndpointSettings | None = None, bounds: Bounds = BOUNDS
     ) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.port = 0
         self.crew = HandMadeCrew()
         self.queue: JobQueue
         self.faults: Faults
@@ -69,13 +69,17 @@ class LocalEndpoint:
         self._server: uvicorn.Server
         self._loop: asyncio.AbstractEventLoop
 
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
     def environment(self, worker_id: str) -> dict[str, str]:
         """What a worker process is to find."""
         return worker_environment(self.url, worker_id, KEY, ping_s=1)
 
     def client(self, key: str | None = None) -> httpx.Client:
         headers = {"Authorization": key} if key else {}
-        return httpx.Client(base_url=f"{self.url}/v2/local", headers=headers, timeout=30)
+        return httpx.Client(base_url=f"{self.url}/v2/local", headers=headers, timeout=60)
 
     def worker(self, worker_id: str = "pod1") -> HandWorker:
         """A worker whose every call a test makes."""
@@ -85,7 +89,7 @@ class LocalEndpoint:
         async def acted() -> T:
             return act()
 
-        return asyncio.run_coroutine_threadsafe(acted(), self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(acted(), self._loop).result(START_S)
 
     def soon(self, act: Callable[[], object]) -> None:
         """As `on_loop`, without waiting for it."""
@@ -93,25 +97,25 @@ class LocalEndpoint:
 
     @contextmanager
     def listening(self) -> Iterator[LocalEndpoint]:
-        thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.port = listener.getsockname()[1]
+        thread = threading.Thread(target=lambda: asyncio.run(self._serve(listener)), daemon=True)
         thread.start()
-        assert eventually(lambda: hasattr(self, "_server") and self._server.started, 10)
+        assert eventually(lambda: hasattr(self, "_server") and self._server.started)
         try:
             yield self
         finally:
             self._server.should_exit = True
-            thread.join(10)
+            thread.join(START_S)
 
-    async def _serve(self) -> None:
+    async def _serve(self, listener: socket.socket) -> None:
         self._loop = asyncio.get_running_loop()
         async with open_queue(self._folder) as self.queue:
             self.faults = Faults(make_app(self.queue, self.crew, self._settings))
             self._server = uvicorn.Server(
-                server_config(
-                    self.faults, self._bounds, port=self.port, log_level="warning", timeout_graceful_shutdown=1
-                )
+                server_config(self.faults, self._bounds, log_level="warning", timeout_graceful_shutdown=1)
             )
-            await self._server.serve()
+            await self._server.serve(sockets=[listener])
 
 
 @dataclass
@@ -125,6 +129,14 @@ class HandWorker:
         if count == 1:
             return self.http.get(f"/job-take/{self.id}", params={"gpu": "local", "job_in_progress": 0})
         return self.http.get(f"/job-take-batch/{self.id}", params={"gpu": "local", "batch_size": count})
+
+    def await_job(self) -> Any:
+        """The next job, whenever it comes."""
+        return eventually(lambda: answer.json() if (answer := self.take()).status_code == 200 else None)
+
+    def await_stops(self) -> Any:
+        """What is to be stopped, whenever it is told."""
+        return eventually(lambda: answer.json() if (answer := self.stops()).status_code == 200 else None)
 
     def stream(self, job_id: str, output: object) -> httpx.Response:
         return self.http.post(f"/job-stream/{self.id}/{job_id}?gpu=local&isStream=false", json={"output": output})

@@ -12,6 +12,7 @@ import pytest
 import runpod
 
 from handler.local.parts import EndpointSettings
+from tests.handler.brake import Brake
 from tests.handler.processes import eventually
 from tests.local.endpoint import LocalEndpoint
 
@@ -55,11 +56,13 @@ def test_stream(client: Any) -> None:
     assert "".join(texts) == COUNTED
 
 
-def test_cancel_reaches_the_worker(client: Any, served: LocalEndpoint) -> None:
-    job = client.run({"input": ENDLESS})
-    assert eventually(lambda: served.queue.get(job.job_id).chunks, 30)
-    assert job.cancel()["status"] == job.status() == "CANCELLED"
-    assert eventually(lambda: not any(job.job_id in jobs for _, jobs, _ in served.crew.pings[-1:]), 30)
+def test_cancel_reaches_the_worker(client: Any, served: LocalEndpoint, brake: Brake) -> None:
+    with brake.held():
+        job = client.run({"input": ENDLESS})
+        assert eventually(lambda: served.queue.get(job.job_id).chunks)
+        assert eventually(lambda: job.job_id in served.crew.pings[-1][1])
+        assert job.cancel()["status"] == job.status() == "CANCELLED"
+        assert eventually(lambda: job.job_id not in served.crew.pings[-1][1])
     sent = len(served.queue.get(job.job_id).chunks)
     client.run_sync({"input": {"warmup": True}}, timeout=60)
     assert len(served.queue.get(job.job_id).chunks) == sent
@@ -67,14 +70,15 @@ def test_cancel_reaches_the_worker(client: Any, served: LocalEndpoint) -> None:
 
 def test_failed_job_and_its_retry(client: Any, served: LocalEndpoint) -> None:
     job = client.run({"input": {"nonsense": 1}})
-    assert eventually(lambda: job.status() == "FAILED", 30)
+    assert eventually(lambda: job.status() == "FAILED")
     with served.client() as http:
         assert "nonsense" in http.get(f"/status/{job.job_id}").json()["error"]
         assert http.post(f"/retry/{job.job_id}").json() == {"id": job.job_id, "status": "IN_QUEUE"}
-        assert eventually(lambda: http.get(f"/status/{job.job_id}").json()["status"] == "FAILED", 30)
+        assert eventually(lambda: http.get(f"/status/{job.job_id}").json()["status"] == "FAILED")
 
 
 def test_health(client: Any) -> None:
+    client.run_sync({"input": {"warmup": True}}, timeout=60)
     health = client.health()
     assert set(health["jobs"]) == {"completed", "failed", "inProgress", "inQueue", "retried"}
     assert health["jobs"]["completed"] > 0
@@ -105,7 +109,7 @@ def test_purge_queue(endpoint: LocalEndpoint, http: httpx.Client) -> None:
 def test_run_sync_gives_up_waiting_but_not_the_job(http: httpx.Client) -> None:
     start = time.monotonic()
     job = http.post("/runsync?wait=1000", json={"input": {}}).json()
-    assert 1 <= time.monotonic() - start < 20
+    assert time.monotonic() - start >= 1
     assert job["status"] == "IN_QUEUE"
     assert http.get(f"/status/{job['id']}").json()["status"] == "IN_QUEUE"
 

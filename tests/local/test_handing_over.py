@@ -25,7 +25,7 @@ QUESTION = "GET /v2/local/{}/{}?gpu=local HTTP/1.1\r\nHost: x\r\nAuthorization: 
 
 def ask(endpoint: LocalEndpoint, worker_id: str, route: str = "job-take") -> socket.socket:
     """An open poll."""
-    poll = socket.create_connection(("127.0.0.1", endpoint.port), timeout=5)
+    poll = socket.create_connection(("127.0.0.1", endpoint.port), timeout=60)
     poll.sendall(QUESTION.format(route, worker_id).encode())
     return poll
 
@@ -48,15 +48,17 @@ def open_jobs(endpoint: LocalEndpoint) -> list[Job]:
 def test_a_job_is_with_its_worker_or_it_waits(endpoint: LocalEndpoint, before: bool) -> None:
     moments = random.Random(6)
     ends: Counter[bool] = Counter()
-    for number in range(100):
+    for number in range(200):
+        if number >= 100 and len(ends) == 2:
+            break
         submit(endpoint, before)
         poll = ask(endpoint, f"leaving-{before}-{number}")
         submit(endpoint, not before)
-        time.sleep(moments.uniform(0, 0.03))
+        time.sleep(moments.uniform(0, 0.03 if number < 100 else 2.0))  # The machine may be too busy for the first.
         has_it = b'"input"' in hang_up_but_listen(poll)
         [job] = open_jobs(endpoint)
         expected = (Status.IN_PROGRESS, 1) if has_it else (Status.IN_QUEUE, 0)
-        assert eventually(partial(is_now, job, *expected), 20), f"{number}: {job.status}, it came: {has_it}"
+        assert eventually(partial(is_now, job, *expected)), f"{number}: {job.status}, it came: {has_it}"
         endpoint.on_loop(partial(endpoint.queue.cancel, job.id))
         ends[has_it] += 1
     assert len(ends) == 2, "both have happened"
@@ -81,7 +83,7 @@ def test_a_stop_is_with_its_worker_or_comes_again(endpoint: LocalEndpoint) -> No
             poll = ask(endpoint, worker.id, "job-stop")
             time.sleep(moments.uniform(0, 0.012))
             if b'"a"' not in hang_up_but_listen(poll):
-                assert worker.stops().json() == {"jobsToStop": ["a"]}
+                assert worker.await_stops() == {"jobsToStop": ["a"]}
 
 
 def test_a_server_that_ends_gives_back_what_it_was_about_to_hand_over() -> None:

@@ -20,12 +20,15 @@ from handler.local.job import Asked
 from handler.local.load_balancer import LoadBalancer, NoWorker, Wish, WorkerGone
 from handler.local.probing import probe
 from handler.local.worker import WorkerState
+from tests.handler.brake import Brake
 from tests.handler.processes import eventually
 from tests.local.crew import PATIENT, crew
 from tests.local.up_process import COUNTED, MESSAGES, up
 
 HEADER = "X-Runpod-Worker-Id"
 CHAT = {"model": "demo", "messages": MESSAGES, "temperature": 0}
+LASTS = ("--mode", "load-balancer", "--idle-timeout", "3600")
+"""Workers stay, however long the machine takes between two requests."""
 LONG = {**CHAT, "max_tokens": 1500, "ignore_eos": True, "stream": True}
 
 
@@ -161,7 +164,7 @@ def test_a_worker_that_is_told_to_end_while_it_says_that_it_is_well_gets_nothing
 
 
 def test_openais_client_from_zero_and_affinity() -> None:
-    with up("--mode", "load-balancer", "--idle-timeout", "2") as endpoint:
+    with up(*LASTS) as endpoint:
         with OpenAI(base_url=f"{endpoint.url}/v1", api_key="none", max_retries=0) as client:
             raw = client.chat.completions.with_raw_response.create(**CHAT)  # type: ignore[call-overload]
             assert raw.parse().choices[0].message.content == COUNTED
@@ -174,20 +177,28 @@ def test_openais_client_from_zero_and_affinity() -> None:
             assert http.get("/ping", headers={HEADER: f"strict {worker}"}).headers[HEADER] == worker
             gone = http.get("/ping", headers={HEADER: "strict worker-gone"})
             assert (gone.status_code, gone.json()) == (404, {"error": "affinity_worker_gone"})
-            assert http.get("/v1/nothing?a=b").json()["error"]["message"].startswith("there is no route")
+            assert http.get("/v1/nothing?a=b").json()["error"]["message"] == "there is no route GET /v1/nothing"
+            asked = http.get("/v1/models/a%3Fb%09c%2520?d=e").json()["error"]["message"]
+            assert "'a?b\\tc%20'" in asked
             assert http.post("/v1/completions", content=b" " * 30_000_001).status_code == 413
+        assert eventually(lambda: "import torch" in endpoint.output)
+        endpoint.keep_idle(1)
         assert eventually(lambda: endpoint.get("/v2/serverless/local/workers")["summary"]["total"] == 0)
-        assert "import torch" in endpoint.output
 
 
-def test_requests_make_workers_and_a_killed_one_is_replaced() -> None:
-    arguments = ("--mode", "load-balancer", "--scaler-value", "1", "--workers-max", "2")
-    with up(*arguments) as endpoint:
+@pytest.fixture
+def brake(tmp_path: Path) -> Brake:
+    return Brake(tmp_path)
+
+
+def test_requests_make_workers_and_a_killed_one_is_replaced(brake: Brake) -> None:
+    with up(*LASTS, "--scaler-value", "1", "--workers-max", "2", **brake.environment) as endpoint, brake.held():
         read = [0, 0]
         threads = [threading.Thread(target=stream_into, args=(read, place, endpoint.url)) for place in range(2)]
         for thread in threads:
             thread.start()
         assert eventually(lambda: endpoint.output.count(" starts (pid") == 2)
+        brake.off()
         assert eventually(lambda: sum(read) > 0)
         for pid in re.findall(r"starts \(pid (\d+)\)", endpoint.output):
             os.kill(int(pid), signal.SIGKILL)
@@ -200,9 +211,11 @@ def test_requests_make_workers_and_a_killed_one_is_replaced() -> None:
         assert endpoint.output.count(" starts (pid") >= 3
 
 
-def test_a_stream_whose_worker_dies_is_cut_and_the_log_says_so_in_one_line() -> None:
-    with up("--mode", "load-balancer", "--workers-max", "1") as endpoint:
-        with endpoint.client() as http, http.stream("POST", "/v1/chat/completions", json=LONG) as answer:
+def test_a_stream_whose_worker_dies_is_cut_and_the_log_says_so_in_one_line(brake: Brake) -> None:
+    with up(*LASTS, "--workers-max", "1", **brake.environment) as endpoint, endpoint.client() as http:
+        assert http.post("/v1/chat/completions", json=CHAT).status_code == 200
+        brake.on()
+        with http.stream("POST", "/v1/chat/completions", json=LONG) as answer:
             lines = answer.iter_lines()
             assert next(lines)
             [pid] = re.findall(r"starts \(pid (\d+)\)", endpoint.output)
@@ -216,9 +229,10 @@ def test_a_stream_whose_worker_dies_is_cut_and_the_log_says_so_in_one_line() -> 
         assert told == []
 
 
-def test_who_hangs_up_ends_what_the_worker_does_for_him() -> None:
-    with up("--mode", "load-balancer", "--workers-max", "1") as endpoint, endpoint.client() as http:
+def test_who_hangs_up_ends_what_the_worker_does_for_him(brake: Brake) -> None:
+    with up(*LASTS, "--workers-max", "1", **brake.environment) as endpoint, endpoint.client() as http:
         assert http.post("/v1/chat/completions", json=CHAT).status_code == 200
+        brake.on()
         gone = HTTPConnection(endpoint.url.removeprefix("http://"))
         body = json.dumps({**LONG, "max_tokens": 1900, "stream": False})
         gone.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})

@@ -25,7 +25,7 @@ def streamed(test: Test) -> None:
         job = queue.submit(Asked(1))
         queue.take_now("a", 1)
         queue.stream(job.id, "a", "one\n\n")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await test(queue, job)
 
     asyncio.run(ran())

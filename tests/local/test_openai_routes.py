@@ -11,6 +11,7 @@ import httpx
 import openai
 import pytest
 
+from tests.handler.brake import Brake
 from tests.handler.processes import eventually
 from tests.local.endpoint import LocalEndpoint
 from tests.local.test_client_routes import COUNTED, MESSAGES
@@ -60,14 +61,15 @@ def test_a_workers_error_has_its_own_status(client: Any, stream: bool) -> None:
         ask(model="nope", messages=MESSAGES, stream=stream)
 
 
-def test_a_client_that_leaves_cancels_its_job(client: Any, served: LocalEndpoint) -> None:
-    stream = client.chat.completions.create(
-        model="demo", messages=MESSAGES, stream=True, max_tokens=2000, extra_body={"ignore_eos": True},
-    )
-    next(iter(stream))
-    assert served.queue.counts().in_progress == 1
-    stream.close()
-    assert eventually(lambda: served.queue.counts().in_progress == 0, 20)
+def test_a_client_that_leaves_cancels_its_job(client: Any, served: LocalEndpoint, brake: Brake) -> None:
+    with brake.held():
+        stream = client.chat.completions.create(
+            model="demo", messages=MESSAGES, stream=True, max_tokens=2000, extra_body={"ignore_eos": True},
+        )
+        next(iter(stream))
+        assert served.queue.counts().in_progress == 1
+        stream.close()
+        assert eventually(lambda: served.queue.counts().in_progress == 0)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +89,7 @@ def test_statuses_of_errors(endpoint: LocalEndpoint, http: httpx.Client, error: 
 
 
 def fail_next(endpoint: LocalEndpoint, error: str) -> None:
-    endpoint.worker().done(endpoint.worker().take().json()["id"], error=error)
+    endpoint.worker().done(endpoint.worker().await_job()["id"], error=error)
 
 
 def answering(
@@ -103,7 +105,7 @@ def answering(
 def test_a_stream_that_fails_in_the_middle_says_so(endpoint: LocalEndpoint, http: httpx.Client) -> None:
     def fail() -> None:
         worker = endpoint.worker()
-        job = worker.take().json()
+        job = worker.await_job()
         assert job["input"] == {"openai_route": "/v1/chat/completions", "openai_input": {**CHAT, "stream": True}}
         worker.stream(job["id"], 'data: {"n": 1}\n\n')
         worker.done(job["id"], error="broken")
@@ -116,24 +118,27 @@ def test_a_stream_that_fails_in_the_middle_says_so(endpoint: LocalEndpoint, http
 
 
 def test_a_stream_whose_worker_is_lost_ends_with_an_error(endpoint: LocalEndpoint, http: httpx.Client) -> None:
-    def vanish() -> None:
+    def begin() -> None:
         worker = endpoint.worker("lost")
-        job = worker.take().json()
-        worker.stream(job["id"], 'data: {"n": 1}\n\n')
-        assert eventually(lambda: endpoint.queue.get(job["id"]).chunks)
-        endpoint.on_loop(lambda: endpoint.queue.worker_lost("lost"))
+        worker.stream(worker.await_job()["id"], 'data: {"n": 1}\n\n')
 
-    answer = answering(http, vanish, stream=True)
-    assert "the worker was lost" in answer.text
-    assert eventually(lambda: endpoint.queue.counts().in_queue == 0, 20), "nobody would read what another worker says"
+    beginning = threading.Thread(target=begin)
+    beginning.start()
+    with http.stream("POST", PATH, json={**CHAT, "stream": True}) as answer:
+        lines = answer.iter_lines()
+        assert next(lines) == 'data: {"n": 1}'
+        endpoint.on_loop(lambda: endpoint.queue.worker_lost("lost"))
+        assert "the worker was lost" in "".join(lines)
+    beginning.join()
+    assert eventually(lambda: endpoint.queue.counts().in_queue == 0), "nobody would read what another worker says"
 
 
 def test_a_worker_lost_before_the_first_word_goes_unnoticed(endpoint: LocalEndpoint, http: httpx.Client) -> None:
     def vanish_and_answer() -> None:
-        endpoint.worker("brief").take()
+        endpoint.worker("brief").await_job()
         endpoint.on_loop(lambda: endpoint.queue.worker_lost("brief"))
         worker = endpoint.worker("steady")
-        job = worker.take().json()
+        job = worker.await_job()
         worker.stream(job["id"], "data: [DONE]\n\n")
         worker.done(job["id"], output=[])
 

@@ -50,6 +50,12 @@ class Up(Server):
         """Every process that it has started, and those that those have started."""
         return descendants(self.popen.pid)
 
+    def keep_idle(self, seconds: int) -> None:
+        """How long a worker without work stays, from now on."""
+        with self.client() as client:
+            workers = {"workers": {"idleTimeout": seconds}}
+            assert client.patch("/v2/serverless/local", json=workers).is_success
+
     def bill(self) -> list[dict[str, Any]]:
         """The charges, as they are written."""
         lines = [json.loads(line) for line in (self.state / "bill.jsonl").read_text().splitlines()]
@@ -74,16 +80,22 @@ def up(*arguments: str, **environment: str) -> Iterator[Up]:
 
 def descendants(pid: int) -> list[int]:
     tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    children = [int(child) for task in tasks for child in task.read_text().split()]
+    children = [int(child) for task in tasks for child in read_if_there(task).split()]
     return [*children, *(later for child in children for later in descendants(child))]
+
+
+def read_if_there(path: Path) -> str:
+    """Of a process that has ended there is nothing."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 def runs(pid: int) -> bool:
     """Whether there is such a process, and not only what is left of it until its parent looks."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+    stat = read_if_there(Path(f"/proc/{pid}/stat"))
+    return bool(stat) and stat.rpartition(")")[2].split()[0] != "Z"
 
 
 def answer(view: dict[str, Any]) -> str:
