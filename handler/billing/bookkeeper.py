@@ -73,6 +73,7 @@ class Bookkeeper:
         self._writing = threading.RLock()
         self._books = Books(epochs.current, lines_of)
         self._draining = False
+        self._closed = False
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="bookkeeper", daemon=True)
         journal.begin_chain(epochs.current.number)
@@ -101,6 +102,8 @@ class Bookkeeper:
         """
         now = time.monotonic()
         with self._writing:
+            if self._closed:  # The worker was told to end just as its boot was over.
+                return
             with self._metering:
                 self._books.ready(now)
             self._write(now, lambda: [self._start(now, ready_ms, spans), *self._books.cut(now)])
@@ -140,6 +143,7 @@ class Bookkeeper:
             now = time.monotonic()
             self._write(now, lambda: self._books.close(now))
             self._journal.seal()
+            self._closed = True
         delivered = self._uploader.flush(within_s) and not self._journal.waiting_bytes
         self._journal.close()
         if not delivered:
@@ -206,6 +210,8 @@ class Bookkeeper:
         """Close the epoch that ended with a freeze, and open the one after it."""
         assert epoch.left is not None
         with self._writing, self._metering:
+            if self._closed:
+                return
             was_recovered = not self._journal.intact
             if not was_recovered:
                 left = epoch.left.monotonic_s

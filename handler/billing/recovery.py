@@ -6,6 +6,7 @@ another that was killed half-way, write the same objects; nothing is removed bef
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import time
@@ -90,9 +91,9 @@ def recover_journal(folder: Path, store: Store, older_than_s: float, now: float 
             os.close(lock)
     except HeldElsewhere:
         return _in_use(result, "a process on this machine holds it")
-    except FileNotFoundError:
-        return _in_use(result, "somebody else is recovering it, or has removed it")
     except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTEMPTY):  # It has gone, or somebody looks in just as it is to go.
+            return _in_use(result, "somebody else is recovering it, or has removed it")
         reason = f"it cannot be recovered: {error.strerror or error}"
     except Exception:  # Whatever is wrong with one journal, the others are to be recovered, and the worker to boot.
         _log.exception("%s cannot be recovered", folder)

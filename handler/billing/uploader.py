@@ -99,6 +99,7 @@ class Uploader:
         self._failures = 0
         self._told_at = 0.0
         self._skipped: set[Path] = set()
+        self._is_counting = False
         self._changed = threading.Condition()
         self._calls = _Calls()
         self._thread: threading.Thread | None = None
@@ -134,7 +135,7 @@ class Uploader:
         self.start()
         self._hurry(within_s)
         with self._changed:
-            self._changed.wait_for(lambda: not self._to_do(), within_s)
+            self._changed.wait_for(lambda: not self._to_do() and not self._is_counting, within_s)
         return not self._journal.sealed()
 
     def _hurry(self, for_s: float) -> None:
@@ -236,6 +237,8 @@ class Uploader:
             _log.log(level, "%s; segments that wait in the journal: %d; it is tried again", trouble, waiting)
 
     def _arrived(self, bringing: _Bringing) -> None:
+        """Tell the journal and count it; who sees that the journal has nothing left waits for the count."""
+        self._is_counting = True
         self._journal.confirm(bringing.segment)
         before = self._status
         if before.since is not None:
@@ -245,3 +248,4 @@ class Uploader:
         self._status = UploaderStatus(
             uploaded=before.uploaded + 1, bytes=before.bytes + bringing.size, attempts_failed=before.attempts_failed
         )
+        self._is_counting = False

@@ -19,9 +19,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.handler.processes import free_port
+
 FOLDER_VARIABLE = "PILOTLIGHT_S3_SERVERS"
 FILES = Path(__file__).parent / "server_files"
-START_S = 30.0
+START_S = 100.0
 
 
 class NotToBeHad(Exception):
@@ -131,11 +133,6 @@ def running(make: Make, data: Path) -> Iterator[S3Server]:
     finally:
         os.killpg(process.pid, signal.SIGKILL)  # pip's node is a program that starts another.
         process.wait()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def _install(make: Make, environment: Path) -> None:

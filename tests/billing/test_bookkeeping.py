@@ -8,17 +8,20 @@ import pytest
 
 from handler.billing.bookkeeper import Pace
 from handler.billing.identity import identify
-from tests.billing.serving import SERVE, Places, in_ledger, recording
+from handler.epochs import Moment
+from tests.billing.serving import SERVE, Places, end, in_ledger, recording
+from tests.billing.test_journal_lost import Keeping
 from tests.handler.control_plane import ControlPlane
-from tests.handler.processes import Process, Server, running
+from tests.handler.processes import Process, Server, eventually, running
 
 
 def test_without_a_setting_a_folder_of_the_user_s_is_the_ledger(tmp_path: Path) -> None:
+    state = tmp_path / "pilotlight"
     with running(Server, *SERVE, environment={"XDG_STATE_HOME": str(tmp_path)}) as server:
         server.await_ready()
-        assert server.stop() == 0
-    assert list((tmp_path / "pilotlight" / "ledger").rglob("*.jsonl.gz"))
-    assert list((tmp_path / "pilotlight" / "journal").iterdir()) == []
+        end(server, Places(state, str(state / "ledger")))
+    assert list((state / "ledger").rglob("*.jsonl.gz"))
+    assert list((state / "journal").iterdir()) == []
 
 
 def test_off_writes_nothing(tmp_path: Path) -> None:
@@ -45,9 +48,9 @@ def test_a_journal_that_cannot_be_written_is_kept_elsewhere_and_that_is_said(tmp
     taken = tmp_path / "a file"
     taken.write_text("")
     places = Places.below(tmp_path)
-    with recording(places, {"PILOTLIGHT_JOURNAL": str(taken)}) as server:
+    with recording(places, {"PILOTLIGHT_JOURNAL": str(taken), "XDG_STATE_HOME": str(tmp_path)}) as server:
         assert str(taken) in server.output
-        assert server.stop() == 0
+        end(server, Places(tmp_path / "pilotlight", places.ledger))
     assert in_ledger(places.store)
 
 
@@ -59,7 +62,7 @@ def test_a_gpu_that_only_the_webhooks_name_has_its_price(tmp_path: Path) -> None
         environment["RUNPOD_WEBHOOK_GET_JOB"] = webhook
         with running(Process, "-m", "handler", environment=environment) as worker:
             plane.run("job", {"prompt": "Count", "sampling_params": {"max_tokens": 2}})
-            assert worker.stop() == 0
+            end(worker, places)
     priced = {(line["gpu"], line["price"], line["price_date"]) for line in in_ledger(places.store) if "price" in line}
     assert priced == {("NVIDIA H200", "0.00155", "2026-06-08")}
 
@@ -67,11 +70,19 @@ def test_a_gpu_that_only_the_webhooks_name_has_its_price(tmp_path: Path) -> None
 def test_a_worker_without_a_known_gpu_records_its_seconds_without_cost_and_says_so(tmp_path: Path) -> None:
     places = Places.below(tmp_path)
     with recording(places, {"PILOTLIGHT_PRICE": ""}) as server:
-        assert "PILOTLIGHT_PRICE" in server.output
-        assert server.stop() == 0
+        assert eventually(lambda: "PILOTLIGHT_PRICE" in server.output)
+        end(server, places)
     costs = [line["cost"] for line in in_ledger(places.store) if line["kind"] == "phase"]
     assert costs
     assert set(costs) == {None}
+
+
+def test_what_a_boot_or_a_freeze_tells_after_the_end_makes_no_new_journal(tmp_path: Path) -> None:
+    keeping = Keeping(tmp_path)
+    assert keeping.keeper.close(60.0)
+    keeping.keeper.ready(5, [])
+    keeping.epochs.begin(Moment.now(), Moment.now())
+    assert list(keeping.root.iterdir()) == []
 
 
 def test_runpods_variables_name_the_worker() -> None:

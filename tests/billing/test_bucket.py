@@ -20,7 +20,8 @@ from handler.billing.store import StoredObject, StoreTrouble
 from tests.billing.conftest import new_bucket
 from tests.billing.faulty_s3 import Answer, Fault, FaultyS3, Rule
 from tests.billing.segments import fill, read_back, record_ids, sealed
-from tests.billing.servers import S3Server, free_port
+from tests.billing.servers import S3Server
+from tests.handler.processes import deaf_port
 
 KEY = "usage/dt=2026-11-21/endpoint=a%2Fb=ü +&/seq=1.jsonl.gz"
 RAW = b"line\n" * 100
@@ -202,14 +203,16 @@ def test_each_fault_is_named_and_told_apart(
 ) -> None:
     store = new_bucket()
     faulty.fail(fault)
-    if fault == "hang":
-        monkeypatch.setattr(bucket_access, "READ_TIMEOUT_S", 0.3)
-        store.renew()
-    with pytest.raises(StoreTrouble) as caught:
-        store.put(KEY, BODY)
+    with monkeypatch.context() as patch:
+        if fault == "hang":
+            patch.setattr(bucket_access, "READ_TIMEOUT_S", 0.3)
+            store.renew()
+        with pytest.raises(StoreTrouble) as caught:
+            store.put(KEY, BODY)
     assert str(caught.value).startswith(f"{store.place} at 127.0.0.1:{faulty.server_address[1]}: cannot write: {says}")
     assert caught.value.refused is refused
     faulty.fail(None)
+    store.renew()
     store.put(KEY, BODY)
     assert store.get(KEY) == BODY
 
@@ -231,9 +234,10 @@ def test_an_answer_that_breaks_off_or_makes_no_sense_is_no_object_and_no_listing
 
 
 def test_a_server_that_is_not_there_may_come_back(moto: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{free_port()}")
-    with pytest.raises(StoreTrouble, match="EndpointConnectionError") as caught:
-        BucketStore("bucket").put(KEY, BODY)
+    with deaf_port() as port:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{port}")
+        with pytest.raises(StoreTrouble, match="EndpointConnectionError") as caught:
+            BucketStore("bucket").put(KEY, BODY)
     assert not caught.value.refused
 
 

@@ -17,39 +17,32 @@ from pathlib import Path
 import httpx
 import pytest
 
+from handler.billing.lines import Line
 from handler.billing.reading.verify import verify
 from tests.billing.conftest import new_bucket
 from tests.billing.faulty_s3 import Answer, Fault, FaultyS3
 from tests.billing.servers import S3Server
 from tests.billing.serving import (
+    CLIENTS,
     Load,
     Places,
+    await_record,
     billed_ms,
+    bring_rest,
+    delivered,
+    end,
     in_ledger,
     journalled,
+    recorded,
     recording,
     recover_all,
     requests_of,
 )
 from tests.disks import fill, small_disk
 from tests.handler.control_plane import ControlPlane
-from tests.handler.processes import Process, Server, eventually, free_port, running
+from tests.handler.processes import ROOT, Process, Server, deaf_port, eventually, running
 
 KILLS = int(os.environ.get("PILOTLIGHT_KILLS", "3"))
-FLUSH_S = 0.6
-"""What is answered so long before a kill has surely been written: the flush comes every 50 ms here."""
-
-
-def kill_under_load(places: Places, seconds: float) -> tuple[Load, float, float]:
-    """Serve for so long, and no longer: the load, and when the kill came by either clock (monotonic, wall)."""
-    with recording(places) as server, Load(server.url) as load:
-        time.sleep(seconds)
-        moment, wall = time.monotonic(), time.time()
-        server.stop(signal.SIGKILL)
-        load.stop()
-        return load, moment, wall
-
-
 def check_whole(places: Places) -> None:
     verification = verify(places.store)
     assert verification.problems == ()
@@ -58,40 +51,51 @@ def check_whole(places: Places) -> None:
 
 @pytest.mark.parametrize("seed", range(KILLS))
 def test_a_kill_loses_nothing_that_was_journalled(seed: int, tmp_path: Path) -> None:
-    places = Places.below(tmp_path)
-    load, moment, _ = kill_under_load(places, random.Random(seed).uniform(0, 2.5))
+    places, draw = Places.below(tmp_path), random.Random(seed)
+    with recording(places) as server, Load(server.url) as load:
+        time.sleep(draw.uniform(0, 2.5))
+        answered = await_record(places, load)
+        time.sleep(draw.uniform(0, 0.2))
+        server.stop(signal.SIGKILL)
     on_disk = journalled(places)
     assert all(journal.closed for journal in recover_all(places))
     lines = in_ledger(places.store)
     assert {line["id"] for line in on_disk} <= {line["id"] for line in lines}
-    answered = {name for name, when in load.answered if when < moment - FLUSH_S}
     assert answered <= requests_of(lines).keys()
     assert set(requests_of(lines).values()) <= {1}
     check_whole(places)
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("seed", range(KILLS))
-def test_a_kill_that_takes_the_disk_along_loses_no_more_than_the_open_interval(seed: int, tmp_path: Path) -> None:
-    places = Places.below(tmp_path, open_interval_s=2.0)
-    _, _, wall = kill_under_load(places, random.Random(seed).uniform(2.5, 5))
+def test_a_kill_that_takes_the_disk_along_loses_what_came_last_alone(seed: int, tmp_path: Path) -> None:
+    """How much that is at most is the open interval, of which the pace is made (test_bookkeeping.py)."""
+    places, draw = Places.below(tmp_path, open_interval_s=2.0), random.Random(seed)
+    with recording(places) as server, Load(server.url) as load:
+        answered = await_record(places, load)
+        now = time.time()
+        assert eventually(lambda: last_written_s(delivered(places)) >= now)
+        assert eventually(lambda: answered <= requests_of(delivered(places)).keys())
+        time.sleep(draw.uniform(0, 2.0))
+        server.stop(signal.SIGKILL)
     shutil.rmtree(places.journal)
     lines = in_ledger(places.store)
-    began = min(datetime.fromisoformat(line["at"]).timestamp() for line in lines)
-    lost_s = (wall - began) - billed_ms(lines) / 1000
-    assert lost_s <= places.open_interval_s
+    assert answered <= requests_of(lines).keys()
     assert set(requests_of(lines).values()) <= {1}
 
 
+def last_written_s(lines: list[Line]) -> float:
+    """Up to when they have the worker's time, in seconds since 1970."""
+    times = [line["written"] for line in lines if line["kind"] == "phase"]
+    return datetime.fromisoformat(max(times)).timestamp() if times else 0.0
+
+
 def test_sigterm_under_load_leaves_nothing_behind(tmp_path: Path) -> None:
-    places = Places.below(tmp_path, open_interval_s=60)
+    """Though nothing would have been due for an hour."""
+    places = Places.below(tmp_path, open_interval_s=3600)
     with recording(places) as server, Load(server.url) as load:
-        time.sleep(1)
-        began = time.monotonic()
-        assert server.stop() == 0
-        load.stop()
-        assert time.monotonic() - began < 10
-    assert {name for name, _ in load.answered} <= requests_of(in_ledger(places.store)).keys()
+        assert eventually(lambda: len(load.answered) > CLIENTS)
+        end(server, places)
+    assert set(load.answered) <= requests_of(in_ledger(places.store)).keys()
     assert list(places.journal.iterdir()) == []
     check_whole(places)
 
@@ -100,36 +104,48 @@ def test_sigterm_under_load_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_frozen_time_is_not_billed(tmp_path: Path) -> None:
     places = Places.below(tmp_path)
     with recording(places) as server, Load(server.url) as load:
-        time.sleep(1)
-        server.popen.send_signal(signal.SIGSTOP)
-        time.sleep(6)
-        server.popen.send_signal(signal.SIGCONT)
-        time.sleep(1.5)
+        await_record(places, load)
+        frozen_s = freeze(server, 6)
+        assert eventually(lambda: any(line["epoch"] == 1 for line in recorded(places)))
+        load.answered.clear()
+        await_record(places, load)
         load.stop()
-        wall = time.time()
-        assert server.stop() == 0
+        end(server, places)
+        ended = time.time()
     lines = in_ledger(places.store)
+    epochs = {line["epoch"] for line in lines}
     began = datetime.fromisoformat(lines[0]["at"]).timestamp()
-    awake_s = wall - began - 6
-    assert {line["epoch"] for line in lines} == {0, 1}
-    assert awake_s - 1.5 < billed_ms(lines) / 1000 < awake_s + 3
-    assert [line["start_kind"] for line in lines if line["kind"] == "start"] == ["fresh", "restored"]
-    assert {name for name, _ in load.answered} <= requests_of(lines).keys()
+    assert billed_ms(lines) / 1000 < ended - began - frozen_s + len(epochs), "but each epoch's last second"
+    assert {line["epoch"] for line in lines if line["kind"] == "request"} >= {0, 1}
+    assert [line["start_kind"] for line in lines if line["kind"] == "start"][:2] == ["fresh", "restored"]
+    assert set(load.answered) <= requests_of(lines).keys()
     check_whole(places)
+
+
+def freeze(server: Server, seconds: float) -> float:
+    """Stop the process for so long at least, and give how long it surely was."""
+    server.popen.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, server.popen.pid, os.WSTOPPED)
+    began = time.monotonic()
+    time.sleep(seconds)
+    frozen_s = time.monotonic() - began
+    server.popen.send_signal(signal.SIGCONT)
+    return frozen_s
 
 
 def test_a_ledger_that_is_away_for_a_whole_life_gets_it_afterwards(moto: S3Server, tmp_path: Path) -> None:
     bucket = new_bucket()
     places = Places(tmp_path, bucket.place)
-    away = {"AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{free_port()}"}
-    with recording(places, away) as server, Load(server.url) as load:
-        time.sleep(1.5)
-        await_status(server, "retrying")
-        load.stop()
-        assert server.stop() == 0
+    with deaf_port() as port:
+        away = {"AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{port}"}
+        with recording(places, away) as server, Load(server.url) as load:
+            assert eventually(lambda: load.answered)
+            await_status(server, "retrying")
+            load.stop()
+            assert server.stop() == 0
     assert in_ledger(bucket) == []
     assert all(journal.closed for journal in recover_all(places))
-    assert {name for name, _ in load.answered} <= requests_of(in_ledger(bucket)).keys()
+    assert set(load.answered) <= requests_of(in_ledger(bucket)).keys()
     check_whole(places)
 
 
@@ -139,6 +155,7 @@ FAULTS: list[tuple[Fault, str]] = [
 ]
 
 
+@pytest.mark.timeout(400)  # Each mending may be noticed a minute late, where much has failed before.
 def test_a_ledger_that_fails_holds_nobody_up_and_loses_nothing(faulty: FaultyS3, tmp_path: Path) -> None:
     bucket = new_bucket()
     places = Places(tmp_path, bucket.place)
@@ -151,9 +168,9 @@ def test_a_ledger_that_fails_holds_nobody_up_and_loses_nothing(faulty: FaultyS3,
             faulty.fail(None)
             await_status(server, "ok")
         load.stop()
-        assert server.stop() == 0
+        end(server, places)
     assert load.failed == 0
-    assert requests_of(in_ledger(bucket)) == {name: 1 for name, _ in load.answered}
+    assert requests_of(in_ledger(bucket)) == dict.fromkeys(load.answered, 1)
     check_whole(places)
 
 
@@ -171,9 +188,9 @@ def check_full_disk(disk: Path, ledger: Path) -> None:
         (disk / "ballast").unlink()
         await_status(server, "ok")
         load.stop()
-        assert server.stop() == 0
+        end(server, places)
     assert load.failed == 0
-    assert requests_of(in_ledger(places.store)) == {name: 1 for name, _ in load.answered}
+    assert requests_of(in_ledger(places.store)) == dict.fromkeys(load.answered, 1)
     check_whole(places)
 
 
@@ -184,8 +201,9 @@ def test_a_queue_worker_s_jobs_are_billed_under_their_ids(tmp_path: Path) -> Non
         with running(Process, "-m", "handler", environment=environment) as worker:
             plane.run("warm-1", {"warmup": True})
             plane.run("job-1", {"prompt": "Count", "tenant": "acme", "sampling_params": {"max_tokens": 20}})
-            time.sleep(0.3)
-            assert worker.stop() == 0
+            assert eventually(lambda: any(line.get("job") == "job-1" for line in recorded(places)))
+            time.sleep(0.3)  # It is idle for a while.
+            end(worker, places)
     lines = in_ledger(places.store)
     by_job = {line["job"]: line for line in lines if line["kind"] == "request"}
     assert by_job["job-1"]["tenant"] == "acme"
@@ -196,13 +214,18 @@ def test_a_queue_worker_s_jobs_are_billed_under_their_ids(tmp_path: Path) -> Non
 
 
 def test_a_worker_that_is_told_to_end_while_it_boots_has_its_boot_billed(tmp_path: Path) -> None:
-    places = Places.below(tmp_path)
+    """Its boot waits for one of the model's files: a pipe into which nobody writes."""
+    places, model = Places.below(tmp_path), tmp_path / "model"
+    shutil.copytree(ROOT / "engine" / "demo", model)
+    (model / "generation_config.json").unlink()
+    os.mkfifo(model / "generation_config.json")
+    own = {"PILOTLIGHT_MODEL": str(model), "PYTHONUNBUFFERED": "1"}
     with ControlPlane().listening() as plane:
-        environment = {**plane.environment(), **places.environment}
+        environment = {**plane.environment(), **places.environment, **own}
         with running(Process, "-m", "handler", environment=environment) as worker:
-            assert eventually(lambda: any(places.journal.glob("*")), 20)
-            time.sleep(0.2)  # The journal is made a moment before the signals' handler.
+            assert eventually(lambda: "Starting Serverless Worker" in worker.output), worker.output
             assert worker.stop() == 0
+    bring_rest(places.journal, places.store)
     lines = in_ledger(places.store)
     assert {line["phase"] for line in lines if line["kind"] == "phase"} == {"boot", "rounding"}
     check_whole(places)
@@ -210,19 +233,19 @@ def test_a_worker_that_is_told_to_end_while_it_boots_has_its_boot_billed(tmp_pat
 
 def await_status(server: Server, status: str) -> None:
     """Raises AssertionError if the record never gets there."""
-    assert eventually(lambda: billing(server)["status"] == status, 40), server.output
+    assert eventually(lambda: billing(server)["status"] == status, 100), server.output
 
 
 def await_answers(load: Load) -> None:
     """Raises AssertionError if requests are held up."""
     answered = len(load.answered)
-    assert eventually(lambda: len(load.answered) > answered + 10, 30)
+    assert eventually(lambda: len(load.answered) > answered + 10)
 
 
 def billing(server: Server) -> dict[str, object]:
-    found: dict[str, object] = httpx.get(f"{server.url}/health", timeout=10).json()["billing"]
+    found: dict[str, object] = httpx.get(f"{server.url}/health", timeout=60).json()["billing"]
     return found
 
 
 def metrics(server: Server) -> str:
-    return httpx.get(f"{server.url}/metrics", timeout=10).text
+    return httpx.get(f"{server.url}/metrics", timeout=60).text

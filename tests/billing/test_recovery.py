@@ -131,7 +131,7 @@ class TestAKilledWorker:
 
     def test_a_folder_without_lines_goes_when_it_is_old(self, root: Path, store: FolderStore) -> None:
         (root / BOOT).mkdir(parents=True)
-        [young] = recover(root, store, AGE_S)
+        [young] = recover(root, store, AGE_S, (root / BOOT).stat().st_mtime)
         assert young.skipped == "its worker may live, it was heard of 0 s ago"
         assert recover_later(root, store).skipped is None
         assert list(root.iterdir()) == []
@@ -279,7 +279,7 @@ class TestAgainAndAgain:
             assert process.stdin is not None
             process.stdin.write("\n")
             process.stdin.flush()
-        told = [process.communicate(timeout=60) for process in processes]
+        told = [process.communicate(timeout=100) for process in processes]
         assert [process.returncode for process in processes] == [0, 0], told
         assert contents(store) == reference
         recover(root, store, AGE_S, time.time() + LATER_S)
@@ -288,6 +288,23 @@ class TestAgainAndAgain:
         assert {reason for out, _ in told for reason in out.split("\n") if reason} <= {
             "None", "a process on this machine holds it", "somebody else is recovering it, or has removed it"
         }
+
+    def test_one_who_looks_in_as_the_folder_goes_is_no_trouble(
+        self, root: Path, store: FolderStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        killed_worker(root)
+        remove = Path.rmdir
+
+        def looked_into(folder: Path) -> None:
+            (folder / "lock").touch()
+            remove(folder)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rmdir", looked_into)
+            left = recover_later(root, store)
+        assert (left.in_use, left.skipped) == (True, "somebody else is recovering it, or has removed it")
+        assert recover_later(root, store).skipped is None
+        assert list(root.iterdir()) == []
 
     def test_a_file_that_grows_meanwhile_is_kept(self, tmp_path: Path, root: Path) -> None:
         folder = killed_worker(root)

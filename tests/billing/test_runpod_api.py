@@ -25,7 +25,7 @@ def server() -> Iterator[Api]:
         yield api
 
 
-def client(server: Api, timeout: float = 10.0) -> RunPodApi:
+def client(server: Api, timeout: float = 60.0) -> RunPodApi:
     return RunPodApi(KEY, server.url, timeout)
 
 

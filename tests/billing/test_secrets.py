@@ -18,7 +18,8 @@ from handler.billing.uploader import Uploader
 from tests.billing.conftest import new_bucket
 from tests.billing.faulty_s3 import Answer, Fault, FaultyS3
 from tests.billing.segments import fill
-from tests.billing.servers import S3Server, free_port
+from tests.billing.servers import S3Server
+from tests.handler.processes import deaf_port
 
 SECRETS = {
     "AWS_ACCESS_KEY_ID": "AKIAHUNTER2KEYID",
@@ -86,8 +87,9 @@ def test_a_fault_is_told_without_secrets(
 def test_an_endpoint_that_holds_a_password_is_not_repeated(
     endpoint: str, moto: S3Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint.format(port=free_port()))
-    texts = told(BucketStore("bucket"))
+    with deaf_port() as port:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint.format(port=port))
+        texts = told(BucketStore("bucket"))
     assert "s3://bucket" in texts
     assert not reveals(texts + caplog.text)
 

@@ -11,7 +11,7 @@ from handler.billing import uploader
 from handler.billing.bucket import BucketStore
 from handler.billing.uploader import Uploader
 from tests.billing.segments import fill
-from tests.billing.servers import free_port
+from tests.handler.processes import deaf_port
 
 
 def resident_mib() -> float:
@@ -31,9 +31,9 @@ class Waiting:
         raise AssertionError("nothing can have been stored")
 
 
-def main(root: Path) -> None:
+def main(root: Path, port: int) -> None:
     os.environ.update(
-        AWS_ENDPOINT_URL_S3=f"http://127.0.0.1:{free_port()}", AWS_ACCESS_KEY_ID="key", AWS_SECRET_ACCESS_KEY="secret"
+        AWS_ENDPOINT_URL_S3=f"http://127.0.0.1:{port}", AWS_ACCESS_KEY_ID="key", AWS_SECRET_ACCESS_KEY="secret"
     )
     uploader.LONGEST_PAUSE_S = 0.05  # type: ignore[misc]
     content = b"".join(path.read_bytes() for path in fill(root).sealed())
@@ -52,4 +52,5 @@ def main(root: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    with deaf_port() as nobody:
+        main(Path(sys.argv[1]), nobody)

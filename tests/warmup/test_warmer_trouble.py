@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.handler.processes import ROOT, free_port
+from tests.handler.processes import ROOT, deaf_port
 from tests.warmup.warmers import TICK, make_settings, make_warmer
 from tests.warmup.world import BEGAN, Killed, World
 from warmup.endpoint_api import (
@@ -94,7 +94,7 @@ def server() -> Iterator[Server]:
         yield told
 
 
-def api(url: str, timeout: float = 5.0) -> EndpointApi:
+def api(url: str, timeout: float = 60.0) -> EndpointApi:
     return EndpointApi("abc", KEY, url, url, timeout)
 
 
@@ -114,8 +114,8 @@ def test_it_asks_as_documented(server: Server) -> None:
 
 
 def test_down_and_slow(server: Server) -> None:
-    with pytest.raises(ApiDown):
-        api(f"http://127.0.0.1:{free_port()}/v2").scaling()
+    with deaf_port() as port, pytest.raises(ApiDown):
+        api(f"http://127.0.0.1:{port}/v2").scaling()
     server.says({"title": "Bad gateway", "detail": f"key {KEY}"}, 502)
     with pytest.raises(ApiDown, match=r"HTTP 502, Bad gateway: key \[key\]"):
         api(server.url).scaling()
@@ -234,17 +234,18 @@ def test_a_restart_in_the_middle_of_a_window_goes_on_with_it(tmp_path: Path) -> 
 def test_what_could_not_be_put_back_at_the_end_is_a_failure(touched: Touched, status: int, tmp_path: Path) -> None:
     """The API is down all the time."""
     (tmp_path / "warmer.json").write_text(State(touched=touched).as_json())
-    down = f"http://127.0.0.1:{free_port()}/v2"
-    variables = {**os.environ, "PILOTLIGHT_RUNPOD_API": down, "RUNPOD_ENDPOINT_BASE_URL": down}
     command = [sys.executable, "-m", "pilotlight", "warm", "run", "--endpoint", "x", "--price", "0.001"]
-    process = subprocess.Popen(
-        [*command, "--state", str(tmp_path)], cwd=ROOT, stderr=subprocess.PIPE, text=True, env=variables
-    )
-    with process:
-        assert process.stderr is not None
-        assert any("Connection refused" in line for line in iter(process.stderr.readline, ""))
-        process.send_signal(signal.SIGTERM)
-        said = process.stderr.read()
+    with deaf_port() as port:
+        down = f"http://127.0.0.1:{port}/v2"
+        process = subprocess.Popen(
+            [*command, "--state", str(tmp_path)], cwd=ROOT, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "PILOTLIGHT_RUNPOD_API": down, "RUNPOD_ENDPOINT_BASE_URL": down},
+        )
+        with process:
+            assert process.stderr is not None
+            assert any("Connection refused" in line for line in iter(process.stderr.readline, ""))
+            process.send_signal(signal.SIGTERM)
+            said = process.stderr.read()
     assert (process.returncode, said.count("could not be taken back")) == (status, status), said
 
 

@@ -24,7 +24,7 @@ class Recording(EndpointApi):
     """Keeps what is said."""
 
     def __init__(self, url: str) -> None:
-        super().__init__("local", "none", f"{url}/v2", f"{url}/v2", 10.0)
+        super().__init__("local", "none", f"{url}/v2", f"{url}/v2", 60.0)
         self._url = url
         self.said: list[dict[str, Any]] = []
 

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, date, datetime
 from pathlib import Path
+from threading import Event
 from typing import Final
 
 from handler.billing.reading.objects import OBJECTS, PARQUET, LedgerFile, Period
@@ -44,8 +45,9 @@ def bring(
     folder = cache_folder(store.place, environment)
     wanted = {folder / found.key: found for found in _wanted(store, period)}
     missing = [(path, found) for path, found in wanted.items() if not _is_here(path, found)]
+    given_up = Event()
     with progress("objects", len(missing)) as advance, ThreadPoolExecutor(_THREADS) as pool:
-        fetched = [pool.submit(_fetch, store, found.key, path) for path, found in missing]
+        fetched = [pool.submit(_fetch, store, found.key, path, given_up) for path, found in missing]
         try:
             for task in fetched:
                 task.result()
@@ -90,9 +92,15 @@ def _is_here(path: Path, found: StoredObject) -> bool:
         return False
 
 
-def _fetch(store: Store, key: str, path: Path) -> None:
-    """Write an object's file, whole or not at all."""
-    body = _get(store, key)
+def _fetch(store: Store, key: str, path: Path, given_up: Event) -> None:
+    """Write an object's file, whole or not at all; nothing once another could not be had."""
+    if given_up.is_set():
+        return
+    try:
+        body = _get(store, key)
+    except StoreTrouble:
+        given_up.set()
+        raise
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{secrets.token_hex(8)}.partial")
     try:
