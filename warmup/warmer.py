@@ -268,7 +268,7 @@ class Warmer:
         if isinstance(action, Set):
             raised = is_held(action.touched) and not is_held(state.touched)
             return replace(state, touched=action.touched, changed=look.now, floors=state.floors + raised)
-        cost = self._guard().ping_cost(look.health.ready > 0, self._longest_idle(state, look))
+        cost = self._guard().ping_cost(_keeps_one(look), self._longest_idle(state, look))
         return replace(
             state, slot=action.slot, pinged=look.now, open_pings=state.open_pings + 1, pings=state.pings + 1,
             ping_booked=state.ping_booked + cost, spending=state.spending.book(cost),
@@ -306,6 +306,11 @@ class Warmer:
             self._scaling, self._is_sure = None, False
             self._endpoint.change(action.change)
             self._is_sure = True
+
+
+def _keeps_one(look: Look) -> bool:
+    """Whether a worker is ready and stays. One that is only idle may be gone before a ping comes to it."""
+    return look.health.ready > 0 and look.scaling.workers_min > 0
 
 
 def _told(action: Action) -> str:

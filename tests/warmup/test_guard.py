@@ -105,7 +105,7 @@ class Budgeted(RuleBasedStateMachine):
 
 
 Budgeted.TestCase.settings = settings(
-    max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=50, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestBudgeted = Budgeted.TestCase
 
@@ -120,6 +120,26 @@ def test_with_money_the_warmer_warms(tmp_path: Path) -> None:
     assert world.least == 1
     assert sum(world.spent.values()) == pytest.approx(0.6, rel=0.05)
     assert warmer.state.spending.ever == pytest.approx(0.6 + 0.07, rel=0.15)
+
+
+def test_a_ping_to_a_worker_that_may_be_about_to_go_is_booked_as_one_that_starts_another(tmp_path: Path) -> None:
+    world = World(boot_s=30.0)
+    warmer = make_warmer(make_settings(tmp_path, "fixed:60", budget_day=0.02), world)
+    world.arrive()
+    world.advance(36)
+    assert world.health().ready == 1
+    tick = warmer.tick(world.now)
+    assert tick.refused == ("the budget does not allow it: ping: one every 60 s",)
+    world.advance(60)
+    assert world.spent == {}
+
+
+def test_a_ping_to_a_worker_that_min_workers_keep_is_booked_as_one_to_a_warm_worker(tmp_path: Path) -> None:
+    world = World(least=1)
+    world.advance(20)
+    warmer = make_warmer(make_settings(tmp_path, "fixed:60", budget_day=0.02), world)
+    assert warmer.tick(world.now, ping=True).did
+    assert warmer.state.ping_booked == pytest.approx(0.008)
 
 
 def test_a_ping_is_booked_at_its_most_and_settled_at_what_it_took() -> None:
