@@ -207,7 +207,8 @@ def test_of_bytes_only_an_unfinished_character_is_held_back(ids: list[int]) -> N
     whole = BYTE_LEVEL.decode(ids, False)
     held = detokenizer.flush()
     assert released + held == whole
-    assert held in ("", "\ufffd")
+    # Of the three bytes of half a surrogate pair, which are no character, Python's decoder holds two back.
+    assert held in ("", "\ufffd", "\ufffd" * 2)
 
 
 def test_an_emoji_is_released_with_its_last_byte() -> None:

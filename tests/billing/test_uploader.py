@@ -66,7 +66,7 @@ def test_all_that_is_sealed_comes_to_the_ledger(server: S3Server, tmp_path: Path
     segments = sealed(journal)
     bringing = Uploader(store, journal)
     assert bringing.flush(SOON_S)
-    assert read_back(store) == {ledger_key(raw): raw for raw in segments}
+    wait_for(lambda: read_back(store) == {ledger_key(raw): raw for raw in segments})
     assert journal.sealed() == []
     status = bringing.status()
     assert (status.trouble, status.waiting, status.uploaded, status.attempts_failed) == (None, 0, 4, 0)
