@@ -107,7 +107,8 @@ class AnyLife(RuleBasedStateMachine):
     @precondition(lambda self: self.holder)
     @rule(pick=st.integers(0))
     def hand_back(self, pick: int) -> None:
-        job_id = sorted(self.holder, key=self.ids.index)[pick % len(self.holder)]  # Ids are drawn, and no two runs alike.
+        in_order = sorted(self.holder, key=self.ids.index)  # Not by the ids, which are others in each run.
+        job_id = in_order[pick % len(self.holder)]
         self.queue.hand_back(self.holder.pop(job_id), [self.queue.get(job_id)])
         self.back_in_place(job_id)
 
