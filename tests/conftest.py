@@ -12,13 +12,19 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.at_length import only_properties
+
 # Several processes of a test may share two cores; threads that spin while they wait would starve each other.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 
 # How long an example takes says more about the machine's other work than about what is tested.
 settings.register_profile("in any time", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("in any time")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """See `tests.at_length`."""
+    only_properties(items)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
