@@ -1,6 +1,7 @@
 """A long steady load: whether the process that bears it grows, and whether it has everything back at the end.
 
     python -m benchmarks.soak serve --json benchmarks/results/soak.json --plot docs/figures/soak.svg
+    python -m benchmarks.soak serve --no-jobs --minutes 4 --warm-up 60 --json benchmarks/results/soak_no_jobs.json
     python -m benchmarks.soak worker --minutes 4 --json benchmarks/results/soak_worker.json
 
 `serve` is `pilotlight serve demo` under clients without a pause, of whom some hang up; `worker` is a queue worker of
@@ -78,7 +79,7 @@ def _serve(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     with (folder / "log").open("wb") as log, subprocess.Popen(command, stderr=log, env=environment) as process:
 
         def load(seconds: float) -> dict[str, Any]:
-            clients = SoakClients(url, time.monotonic() + seconds)
+            clients = SoakClients(url, time.monotonic() + seconds, jobs=not options.no_jobs)
             asyncio.run(clients.ask(options.clients))
             return {"done": dict(clients.done), "wrong": dict(+clients.wrong)}
 
@@ -171,6 +172,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--warm-up", type=float, default=120.0, metavar="SECONDS")
     parser.add_argument("--clients", type=int, default=48)
+    parser.add_argument("--no-jobs", action="store_true", help="serve: no request is a job, whose result would be kept")
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--json", type=Path)
     return parser.parse_args()

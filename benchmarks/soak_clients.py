@@ -27,12 +27,14 @@ class SoakClients:
     """So many clients at once, until their time is up.
 
     Attributes:
+        jobs: whether jobs are among what they ask for.
         done: how often each way was gone.
         wrong: what was not as it should be, by what it was.
     """
 
     url: str
     end_s: float
+    jobs: bool = True
     done: Counter[str] = field(default_factory=Counter)
     wrong: Counter[str] = field(default_factory=Counter)
 
@@ -43,7 +45,7 @@ class SoakClients:
 
     async def _client(self, session: aiohttp.ClientSession, number: int) -> None:
         draw = random.Random(number)
-        ways, weights = zip(*MIX, strict=True)
+        ways, weights = zip(*(one for one in MIX if self.jobs or "job" not in one[0]), strict=True)
         while time.monotonic() < self.end_s:
             way: Way = draw.choices(ways, weights)[0]
             try:
