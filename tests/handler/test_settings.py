@@ -79,6 +79,8 @@ def test_variables_without_effect_are_found(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_misspelt_variable_is_told_from_those_that_others_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in unknown_variables():  # Those of the tests' own.
+        monkeypatch.delenv(name)
     for name in ("PILOTLIGHT_JORNAL", "PILOTLIGHT_COLOUR", "PILOTLIGHT_GRACE", "PILOTLIGHT_WARM_TICK"):
         monkeypatch.setenv(name, "5")
     monkeypatch.setenv("PILOTLIGHT_RUNPOD_API", "https://rest.runpod.io")
