@@ -239,7 +239,13 @@ class Uploader:
     def _arrived(self, bringing: _Bringing) -> None:
         """Tell the journal and count it; who sees that the journal has nothing left waits for the count."""
         self._is_counting = True
-        self._journal.confirm(bringing.segment)
+        try:
+            self._journal.confirm(bringing.segment)
+            self._count(bringing)
+        finally:
+            self._is_counting = False
+
+    def _count(self, bringing: _Bringing) -> None:
         before = self._status
         if before.since is not None:
             seconds = time.monotonic() - before.since
@@ -248,4 +254,3 @@ class Uploader:
         self._status = UploaderStatus(
             uploaded=before.uploaded + 1, bytes=before.bytes + bringing.size, attempts_failed=before.attempts_failed
         )
-        self._is_counting = False

@@ -24,6 +24,8 @@ from tests.handler.processes import free_port
 FOLDER_VARIABLE = "PILOTLIGHT_S3_SERVERS"
 FILES = Path(__file__).parent / "server_files"
 START_S = 100.0
+INSTALL_S = 600.0
+"""Where the packages cannot be reached, an installation may wait without end."""
 
 
 class NotToBeHad(Exception):
@@ -147,7 +149,12 @@ def _install(make: Make, environment: Path) -> None:
 
 
 def _run(command: list[str], **options: object) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
+    try:
+        done = subprocess.run(  # type: ignore[call-overload]
+            command, capture_output=True, text=True, check=False, timeout=INSTALL_S, **options
+        )
+    except subprocess.TimeoutExpired:
+        raise NotToBeHad(f"{' '.join(command)} did not end in {INSTALL_S:.0f} s") from None
     if done.returncode:
         raise NotToBeHad(f"{' '.join(command)} failed: {done.stderr.strip()[-500:]}")
 
